@@ -36,6 +36,8 @@ class Shared:
     durables: tuple[int, ...]
     incarnations: tuple[str, ...]
     tokens: tuple[int, ...]
+    written: bool
+    """Whether it is on the exchange's disk; else the hub commits it when all have voted."""
 
     @property
     def reporters(self) -> tuple[int, ...]:
@@ -76,6 +78,7 @@ class SimulatedExchange:
         quorum: Whom a round waits for.
         reachable: Whether a replica can send and receive at present.
         done: A member has the result, and whether its own part is in it.
+        refused: A member's part is of a round whose result is lost.
     """
 
     def __init__(
@@ -85,9 +88,10 @@ class SimulatedExchange:
         quorum: Quorum,
         reachable: Callable[[Replica], bool],
         done: Callable[[Replica, Shared, float], None],
+        refused: Callable[[Replica, Fire], None],
     ) -> None:
         self._kernel, self._link, self._quorum = kernel, link, quorum
-        self._reachable, self._done = reachable, done
+        self._reachable, self._done, self._refused = reachable, done, refused
         self._in, self._out = _Queue(link.hub_bytes_per_s), _Queue(link.hub_bytes_per_s)
         self._collecting: _Collecting | None = None
         self._periods: tuple[float | None, float | None] = None, None
@@ -98,6 +102,11 @@ class SimulatedExchange:
         """Every result; a check looks at those that the hub has committed."""
         self._newest: tuple[Key, ...] = ()
         """The rounds whose results it still hands out: the newest two."""
+        self.full = False
+        """Its disk takes nothing."""
+        self._unwritten: set[Key] = set()
+        self._lost_until: Key = (0, 0)
+        """Of rounds up to this one a process that was killed may have handed out what no disk has."""
         self.lost = 0
         """Parts of rounds that are over and whose results are not kept."""
         self.late = 0
@@ -132,6 +141,10 @@ class SimulatedExchange:
         if known is not None:
             self.late += replica.number not in known.counted
             self._hand_out(replica, known, joined_s)
+            return
+        if here <= self._lost_until:
+            if self._waits(replica, fire):
+                self._refused(replica, fire)
             return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
@@ -215,7 +228,12 @@ class SimulatedExchange:
             tuple(part.shipment.durable for part in parts),
             tuple(collecting.parts[member][0].incarnation for member in counted),
             tuple(sum(part.shipment.tokens) for part in parts),
+            written=not self.full,
         )
+        if self.full:
+            self._unwritten.add(_key(fire))
+        else:
+            self._unwritten.clear()
         for member in counted:
             self._hand_out(collecting.parts[member][0], shared, collecting.joined_s[member])
         for replica, _ in collecting.late:
@@ -244,6 +262,8 @@ class SimulatedExchange:
         if self._waits(replica, shared.fire):
             if self._down or not self._reachable(replica):
                 self._kernel.after(RETRY_S, self._again, replica, shared, joined_s)
+            elif _key(shared.fire) <= self._lost_until and self._known(_key(shared.fire)) is None:
+                self._refused(replica, shared.fire)
             else:
                 self._hand_out(replica, shared, joined_s)
 
@@ -253,6 +273,8 @@ class SimulatedExchange:
         """Its process dies; another one goes on from its disk."""
         self._lives += 1
         self._down = True
+        self._lost_until = max(self._unwritten, default=self._lost_until)
+        self._newest = tuple(each for each in self._newest if each not in self._unwritten)
         collecting, self._collecting = self._collecting, None
         self._gone_s.clear()
         self._misses.clear()
