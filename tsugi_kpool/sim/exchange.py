@@ -36,8 +36,6 @@ class Shared:
     durables: tuple[int, ...]
     incarnations: tuple[str, ...]
     tokens: tuple[int, ...]
-    written: bool
-    """Whether it is on the exchange's disk; else the hub commits it when all have voted."""
 
     @property
     def reporters(self) -> tuple[int, ...]:
@@ -78,7 +76,6 @@ class SimulatedExchange:
         quorum: Whom a round waits for.
         reachable: Whether a replica can send and receive at present.
         done: A member has the result, and whether its own part is in it.
-        refused: A member's part is of a round whose result is lost.
     """
 
     def __init__(
@@ -88,10 +85,9 @@ class SimulatedExchange:
         quorum: Quorum,
         reachable: Callable[[Replica], bool],
         done: Callable[[Replica, Shared, float], None],
-        refused: Callable[[Replica, Fire], None],
     ) -> None:
         self._kernel, self._link, self._quorum = kernel, link, quorum
-        self._reachable, self._done, self._refused = reachable, done, refused
+        self._reachable, self._done = reachable, done
         self._in, self._out = _Queue(link.hub_bytes_per_s), _Queue(link.hub_bytes_per_s)
         self._collecting: _Collecting | None = None
         self._periods: tuple[float | None, float | None] = None, None
@@ -102,6 +98,8 @@ class SimulatedExchange:
         """Every result; a check looks at those that the hub has committed."""
         self._newest: tuple[Key, ...] = ()
         """The rounds whose results it still hands out: the newest two."""
+        self.refused: Callable[[Replica, Fire], None] | None = None
+        """Told of a member's part of a round whose result is lost; set before the first round."""
         self.full = False
         """Its disk takes nothing."""
         self._unwritten: set[Key] = set()
@@ -143,8 +141,7 @@ class SimulatedExchange:
             self._hand_out(replica, known, joined_s)
             return
         if here <= self._lost_until:
-            if self._waits(replica, fire):
-                self._refused(replica, fire)
+            self._refuse(replica, fire)
             return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
@@ -163,6 +160,14 @@ class SimulatedExchange:
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(fire.members)):
             collecting.enough_s = self._kernel.now_s
         self._look()
+
+    def _refuse(self, replica: Replica, fire: Fire) -> None:
+        if self._waits(replica, fire) and self.refused is not None:
+            self.refused(replica, fire)
+
+    def written(self, shared: Shared) -> bool:
+        """Return whether a result is on the disk; else the hub commits it when all have voted."""
+        return _key(shared.fire) not in self._unwritten
 
     def _known(self, key: Key) -> Shared | None:
         return self.kept[key] if key in self._newest else None
@@ -228,7 +233,6 @@ class SimulatedExchange:
             tuple(part.shipment.durable for part in parts),
             tuple(collecting.parts[member][0].incarnation for member in counted),
             tuple(sum(part.shipment.tokens) for part in parts),
-            written=not self.full,
         )
         if self.full:
             self._unwritten.add(_key(fire))
@@ -263,7 +267,7 @@ class SimulatedExchange:
             if self._down or not self._reachable(replica):
                 self._kernel.after(RETRY_S, self._again, replica, shared, joined_s)
             elif _key(shared.fire) <= self._lost_until and self._known(_key(shared.fire)) is None:
-                self._refused(replica, shared.fire)
+                self._refuse(replica, shared.fire)
             else:
                 self._hand_out(replica, shared, joined_s)
 

@@ -79,10 +79,12 @@ class Fleet:
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
         self.exchange = (
-            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared, self._refused)
+            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared)
             if plan.exchange
             else None
         )
+        if self.exchange is not None:
+            self.exchange.refused = self._refused
         self.replicas: list[Replica] = []
         self._trainers: list[Trainer] = []
         self._uplinks: list[Uplink] = []
@@ -224,10 +226,13 @@ class Fleet:
             self.kernel.now_s - joined_s, replica.shipped_durable,
             counted=shared.counted if says else (), durables=shared.durables if says else (),
             told=(told := told_of(shared.counted, outcome.weights, shared.durables)),
-            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says and shared.written else "",
+            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says and self._written(shared) else "",
         )  # fmt: skip
         self._uplinks[number].report(reduced)
         self._go_through(replica)
+
+    def _written(self, shared: Shared) -> bool:
+        return self.exchange is not None and self.exchange.written(shared)
 
     def _refused(self, replica: Replica, fire: Fire) -> None:
         """The exchange has lost what this round amounts to."""
