@@ -336,7 +336,7 @@ class Aggregator:
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
         # version's.
         if order is not None and order.save and self.checkpoint_parts is not None:
-            self.checkpoint_parts.commit(self.version, self.membership.first)
+            self.checkpoint_parts.commit(self.version, self.membership.first, writer=order.writer)
         if order is not None and self.anchor_copy is not None:
             self.anchor_copy.committed(self.version, order.evaluator)
         self._enter(Stage.IDLE)

@@ -99,6 +99,13 @@ class SimulatedExchange:
         """Every result; a check looks at those that the hub has committed."""
         self._newest: tuple[Key, ...] = ()
         """The rounds whose results it still hands out: the newest two."""
+        self.refused: Callable[[Replica, Fire], None] | None = None
+        """Told of a member's part of a round whose result is lost; set before the first round."""
+        self.full = False
+        """Its disk takes nothing."""
+        self._unwritten: set[Key] = set()
+        self._lost_until: Key = (0, 0)
+        """Of rounds up to this one a process that was killed may have handed out what no disk has."""
         self.lost = 0
         """Parts of rounds that are over and whose results are not kept."""
         self.late = 0
@@ -132,6 +139,9 @@ class SimulatedExchange:
             self.late += replica.number not in known.counted
             self._hand_out(replica, known, joined_s)
             return
+        if here <= self._lost_until:
+            self._refuse(replica, fire)
+            return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
             collecting = self._collecting = _Collecting(fire, self._kernel.now_s)
@@ -149,6 +159,14 @@ class SimulatedExchange:
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(fire.members)):
             collecting.enough_s = self._kernel.now_s
         self._look()
+
+    def _refuse(self, replica: Replica, fire: Fire) -> None:
+        if self._waits(replica, fire) and self.refused is not None:
+            self.refused(replica, fire)
+
+    def written(self, shared: Shared) -> bool:
+        """Return whether a result is on the disk; else the hub commits it when all have voted."""
+        return _key(shared.fire) not in self._unwritten
 
     def _known(self, key: Key) -> Shared | None:
         return self.kept[key] if key in self._newest else None
@@ -215,6 +233,10 @@ class SimulatedExchange:
             tuple(collecting.parts[member][0].incarnation for member in counted),
             tuple(sum(part.shipment.tokens) for part in parts.values()),
         )
+        if self.full:
+            self._unwritten.add(_key(fire))
+        else:
+            self._unwritten.clear()
         for member in counted:
             self._hand_out(collecting.parts[member][0], shared, collecting.joined_s[member])
         for replica, _ in collecting.late:
@@ -241,6 +263,8 @@ class SimulatedExchange:
         if self._waits(replica, shared.fire):
             if self._down or not self._reachable(replica):
                 self._kernel.after(RETRY_S, self._again, replica, shared, joined_s)
+            elif _key(shared.fire) <= self._lost_until and self._known(_key(shared.fire)) is None:
+                self._refuse(replica, shared.fire)
             else:
                 self._hand_out(replica, shared, joined_s)
 
@@ -250,6 +274,8 @@ class SimulatedExchange:
         """Its process dies; another one goes on from its disk."""
         self._lives += 1
         self._down = True
+        self._lost_until = max(self._unwritten, default=self._lost_until)
+        self._newest = tuple(each for each in self._newest if each not in self._unwritten)
         collecting, self._collecting = self._collecting, None
         self._gone_s.clear()
         self._misses.clear()

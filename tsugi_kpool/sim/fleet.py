@@ -15,7 +15,18 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.messages import Bye, Commit, Compare, Drain, Fire, Generation, Hello, Message, Reduced
+from tsugi_kpool.core.messages import (
+    Broken,
+    Bye,
+    Commit,
+    Compare,
+    Drain,
+    Fire,
+    Generation,
+    Hello,
+    Message,
+    Reduced,
+)
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.replica.stage import Stage
@@ -85,6 +96,8 @@ class Fleet:
             if plan.exchange
             else None
         )
+        if self.exchange is not None:
+            self.exchange.refused = self._refused
         self.replicas: list[Replica] = []
         self._trainers: list[Trainer] = []
         self._uplinks: list[Uplink] = []
@@ -240,9 +253,19 @@ class Fleet:
             self.kernel.now_s - joined_s, replica.shipped_durable,
             counted=shared.counted if says else (), durables=shared.durables if says else (),
             told=(told := told_of(shared.counted, outcome.weights, shared.durables)),
-            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says else "",
+            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says and self._written(shared) else "",
         )  # fmt: skip
         self._uplinks[number].report(reduced)
+        self._go_through(replica)
+
+    def _written(self, shared: Shared) -> bool:
+        return self.exchange is not None and self.exchange.written(shared)
+
+    def _refused(self, replica: Replica, fire: Fire) -> None:
+        """The exchange has lost what this round amounts to."""
+        replica.let_go()
+        replica.broken = Broken(0, 0, "", fire.generation, fire.round, "its result is lost")
+        self._uplinks[replica.number].report(replica.broken)
         self._go_through(replica)
 
     def _go_through(self, replica: Replica) -> None:

@@ -74,7 +74,8 @@ def _goes_on_without(state: HubState, going: Sequence[int]) -> bool:
 
 def _has_anchors(state: HubState) -> bool:
     """Whether one of those who are left has the fleet's anchors: a newcomer that has never been in a group has only
-    those that every run begins with."""
+    those that the run begins with. In a resumed run these are the checkpoint's: before the first commit everybody who
+    comes is told of it (`slot_requests.grant`)."""
     left = [state.members[each] for each in state.present if state.members[each].here]
     return any(each.formed or not state.rounds.version for each in left)
 

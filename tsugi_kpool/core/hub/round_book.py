@@ -14,7 +14,7 @@ from tsugi_kpool.core.settings import KPool, SelectAt
 
 from .comparison import Comparison
 from .tickets import Tickets
-from .votes import Votes, blames, word
+from .votes import Votes, agreed_on, blames, word
 
 ROUND_GRACE_S = 5.0
 """The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
@@ -34,6 +34,8 @@ class RoundBook:
         """The newest round that was committed."""
         self.behind: Votes | None = None
         """The votes on it, if it was committed before all had voted, until they are settled."""
+        self.agreed_on: dict[tuple[int, ...], str] = {}
+        """Adapters of one round -> its digest, where they have not moved since."""
         self.newest_shared = 0
         """The newest committed round that the exchange has reduced."""
         self.noise = Noise()
@@ -260,7 +262,7 @@ class RoundBook:
         missed = tuple(member for member in fire.members if member not in weights)
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
-        self.landed = fire
+        self.landed, self.agreed_on = fire, agreed_on(self.agreed_on, fire.adapters, reduced.digest)
         self.behind = Votes(fire, set(self._awaited), self.digests()) if self._awaited else None
         self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)

@@ -22,6 +22,9 @@ from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
 
+Asked = dict[tuple[int, bool], tuple[tuple[int, ...], int]]
+"""(version, final) of checkpoints -> who writes them, and which of them the anchors."""
+
 
 @dataclass
 class Evaluations:
@@ -116,9 +119,9 @@ class HubState:
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
         self.slots, self.disputes = Slots.of_plan(plan), Disputes()
         self.interrupted = False
-        self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
-        self.save_wanted = False
-        """The next round that is committed becomes a checkpoint."""
+        self.asked: Asked = {}
+        self.save_wanted, self.passed_over = False, frozenset[int]()
+        """The next round that is committed becomes a checkpoint; these write no anchors while others are there."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluation = Evaluations()

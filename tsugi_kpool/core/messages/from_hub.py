@@ -141,6 +141,8 @@ class Commit(Message, frozen=True, omit_defaults=True):
     """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
     missed: tuple[int, ...] = ()
     """Over an exchange: members of the round whose parts were not counted. They keep them buffered."""
+    writer: int | None = None
+    """With `save`, who writes the anchors; None: the generation's first member."""
 
 
 class Abort(Message, frozen=True):
@@ -186,3 +188,5 @@ class Finish(Message, frozen=True):
     """Whether to evaluate; false after an interrupt: keep the result, skip everything else."""
     first: int = 0
     """Lowest remaining replica, which exports the adapter."""
+    writer: int | None = None
+    """Who writes the anchors of the last checkpoint; None: the generation's first member."""

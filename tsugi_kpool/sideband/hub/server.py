@@ -81,7 +81,7 @@ class HubServer:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
-        self._saving = threading.Event()
+        self._saving, self._passed_over = threading.Event(), frozenset[int]()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
@@ -125,7 +125,7 @@ class HubServer:
         self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:
-            self._dispatcher.give = self._data.ask
+            self._dispatcher.give = self._data.take
             self._data.start()
         self._dispatcher.take = self.take
         if self._hub.resumed:
@@ -172,8 +172,9 @@ class HubServer:
         """Stop the fleet after its present steps; it keeps what it has trained."""
         self._interrupting.set()
 
-    def save(self) -> None:
-        """Make the next committed round a checkpoint."""
+    def save(self, passed_over: frozenset[int] = frozenset()) -> None:
+        """Make the next committed round a checkpoint; these replicas write no anchors while others are there."""
+        self._passed_over = passed_over
         self._saving.set()
 
     def give_up(self, reason: str, replica: int | None = None) -> None:
@@ -269,7 +270,7 @@ class HubServer:
         if self._saving.is_set():
             # Cleared first: a request that comes in between is a new one.
             self._saving.clear()
-            self._hub.save()
+            self._hub.save(self._passed_over)
         if self._journal is not None:
             self._journal.retry(now_s)
         self._ingress.look_around(now_s)
