@@ -209,12 +209,11 @@ def exchange_core(record: Record) -> Rows:
 
 
 def exchange_links(record: Record) -> Rows:
-    rows = _head(
-        "replicas", "group", "exchange", "bytes alone: group", "two-stage", "exchange", "hub without a limit"
-    )
+    names = ("replicas", "group", "exchange", "one to the next", "bytes alone: group", "two-stage", "exchange")
+    rows = _head(*names, "one to the next", "hub without a limit")
     for run in record["runs"]:
-        times = [f"{run['s'][way]:.2f} s" for way in ("group", "exchange")]
-        ways = ("group", "scatter", "exchange", "exchange, a hub without a limit")
+        times = [f"{run['s'][way]:.2f} s" for way in ("group", "exchange", "exchange, ahead")]
+        ways = ("group", "scatter", "exchange", "exchange, ahead", "exchange, a hub without a limit")
         rows.append([str(run["replicas"]), *times, *(f"{run['bytes_s'][way]:.2f} s" for way in ways)])
     return rows
 
@@ -236,6 +235,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "exchange": ("exchange", exchange),
     "exchange core": ("exchange_core", exchange_core),
     "exchange links": ("exchange_links", exchange_links),
+    "exchange links, hub trains": ("exchange_links_hub_trains", exchange_links),
     "memory": ("memory", memory),
     "growth": ("memory", growth),
     "simulate": ("simulate", simulate),

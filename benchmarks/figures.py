@@ -20,6 +20,7 @@ import chaos_tables
 import charts
 import drawings
 import engine_tables
+import exchange_tables
 import goal_tables
 import peer_tables
 import scale_tables
@@ -103,6 +104,7 @@ ENGINE = {
         **peer_tables.TABLES,
         **chaos_tables.TABLES,
         **scale_tables.TABLES,
+        **exchange_tables.TABLES,
     }.items()
 }
 

@@ -16,7 +16,7 @@ from verdicts import Run
 
 Rates = dict[float, dict[int, Run]]
 """DDP's runs of one scenario: learning rate -> seed -> run."""
-NOW = ("kpool_auto", "kpool_auto_int4")
+NOW = ("kpool_auto", "kpool_auto_int4", "kpool_auto_int2")
 """K-Pool as a user gets it."""
 LOSS_GOALS = {"healthy": 0.5, "straggler": 0.5, "jitter": 0.5, "slow_link": 2.0, "very_slow_link": 6.0}
 """Final loss above DDP's in percent, at most."""
@@ -69,7 +69,7 @@ def tries(record: Record, every: bool = True) -> Rows:
     _more(rows, "for the end, without the settings, %", "bytes, DDP / it")
     found: dict[tuple[int, str, str, str, float], list[Run]] = {}
     for run in record["runs"]:
-        if run["arm"] != "ddp" and (every or run.get("settings") or run["arm"] not in NOW):
+        if run["arm"] != "ddp" and (every or run.get("settings")):
             key = (run["replicas"], run["scenario"], run["arm"], run.get("settings", ""), run["lr_scale"])
             found.setdefault(key, []).append(run)
     order = verdicts.EVERYWHERE.index
@@ -205,6 +205,7 @@ def _order(item: tuple[tuple[int, str, float], Any]) -> tuple[int, int, float]:
 
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "goals_now": ("goals", goals),
+    "goals_smollm2": ("goals_smollm2", goals),
     "goals_bytes": ("int2", lambda record: tries(record, every=False)),
     "two_bits": ("two_bits", two_bits),
     "codec": ("codec", codec),

@@ -11,7 +11,8 @@
     │       └── QuarantinedError       because its numbers cannot be
     ├── QuorumError                 7  too few replicas were left for too long
     ├── ExportError                 8  the adapter could not be written or does not verify
-    └── SidebandError              11  the hub does not answer
+    ├── SidebandError              11  the hub does not answer
+    └── OverError                  13  the run has ended, and this needs one that goes on
 
 Each error carries its data; the message is one or a few lines that a user can act on.
 """
@@ -120,3 +121,9 @@ class SidebandError(TsugiError):
     """The hub does not answer, or does not let us in."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class OverError(TsugiError):
+    """The run has ended: it can be joined, served and stopped no more."""
+
+    exit_code = ExitCode.OVER

@@ -3,16 +3,20 @@
 `sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a
 LoRA and an optimizer of its own on one shared base model. A step is computed when its virtual end comes, on
 the parameters that it had at its begin. So the load of the machine changes no figure, and a slow replica or link
-costs no waiting.
+costs no waiting. With `topology.data_plane=exchange` parts and results pass the simulated exchange, and the real
+one's books and arithmetic reduce them.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,19 +28,27 @@ from tsugi_cli.finetune.objectives import supervised_loss
 from tsugi_cli.finetune.optimizers import optimizer_of
 from tsugi_cli.finetune.ready import opened
 from tsugi_cli.finetune.story import LeasedBatches
+from tsugi_kpool.codec import header
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.messages import Fire, Generation, Lease, Message, Reduced
+from tsugi_kpool.core.messages import AdapterFacts, Fire, Generation, Lease, Message, Reduced
 from tsugi_kpool.core.replica.stage import Action, Stage
 from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.exchanging import outcome_of, part_of
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
 from tsugi_kpool.engine.reducing import Ways
-from tsugi_kpool.engine.rounds import Contribution
+from tsugi_kpool.engine.rounds import Contribution, pack
 from tsugi_kpool.engine.ways import Outcome, Way, finished
+from tsugi_kpool.exchange.books import Kept
+from tsugi_kpool.exchange.frames import Part
+from tsugi_kpool.exchange.reduction import Reduced as Shared
+from tsugi_kpool.exchange.reduction import left_by
+from tsugi_kpool.exchange.reduction import opened as opened_result
+from tsugi_kpool.exchange.rounds import Rounds
 from tsugi_kpool.sim.fleet import Fleet
-from tsugi_kpool.sim.replica import Replica
+from tsugi_kpool.sim.replica import Replica, SimulatedResult
 from tsugi_kpool.sim.scenario import LinkModel, Speeds, spread
 
 
@@ -70,6 +82,22 @@ class Lab:
         return sums["loss_sum"] / sums["loss_tokens"]
 
 
+@dataclass(frozen=True)
+class Packed(Contribution):
+    """A part on its way to an exchange."""
+
+    part: Part
+    codes: np.ndarray[Any, Any]
+    """Header and codes, as they are sent."""
+
+
+@dataclass(frozen=True)
+class TensorResult(SimulatedResult):
+    """A round that an exchange has reduced."""
+
+    shared: Shared
+
+
 class TensorReplica(Replica):
     """A simulated replica that trains a model and ships real bytes."""
 
@@ -81,6 +109,7 @@ class TensorReplica(Replica):
         self.optimizer = adamw(self.engine.trainable())
         self.ledger = self.engine.buffer.ledger
         self.overlap = spec.kpool.overlap
+        self._exchange = spec.topology.data_plane == "exchange"
 
     def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
         del computed_on, active  # the engine knows
@@ -106,13 +135,34 @@ class TensorReplica(Replica):
             self.engine.buffer.apply_rounds()  # the first step's adapters
         if action.forms and isinstance(order, Generation):
             update, members = self.engine.buffer.update, order.members
-            self._ways = Ways(members.index(self.number), len(members), update, self._spec.kpool)
+            if self._exchange:
+                update.divide(None, members.index(self.number))  # type: ignore[attr-defined]
+            else:
+                self._ways = Ways(members.index(self.number), len(members), update, self._spec.kpool)
         return action
 
     def contribute(self, fire: Fire) -> Any:
         self.joined(fire)
-        self.in_flight = (self.engine.buffer.contribution(fire.adapters), None)  # type: ignore[assignment]
-        return self.in_flight[0]
+        found, settings = self.engine.buffer.contribution(fire.adapters), self._spec.kpool
+        if self._exchange:
+            client: Any = SimpleNamespace(incarnation=self.incarnation, sequence=fire.round)
+            part = part_of(fire, tuple(fire.members), found, settings, client)
+            values = {each.name: getattr(found, each.name) for each in fields(found)}
+            found = Packed(**values, part=part, codes=pack(found, settings.payload).numpy())
+        self.in_flight = (found, None)  # type: ignore[assignment]
+        return found
+
+    def on_reduced(self, outcome: SimulatedResult, sent_bytes: int = 0, counted: bool = True) -> str:
+        if not isinstance(outcome, TensorResult):
+            return super().on_reduced(outcome, sent_bytes, counted)
+        given: Any = self.in_flight[0]  # type: ignore[index]
+        codes = given.codes[header.header_bytes(len(given.part.adapters)) :]
+        result, body, update = outcome.shared.result, outcome.shared.body, self.engine.buffer.update
+        found: Any = outcome_of(given, self.rank, update, given.part, result, body, codes)
+        self.in_flight = (given if counted else self.engine.buffer.void(given), found)
+        self.stage, self.reduced = Stage.REDUCED, self.round
+        self.sent_bytes += sent_bytes
+        return found.digest
 
     def way(self, contribution: Contribution) -> Way:
         """Return the way that a round of ours takes."""
@@ -157,14 +207,45 @@ class TensorFleet(Fleet):
         self._measured = lab.copy()
         self._measured_pool = AdapterPool(self._measured, spec.kpool.n)
         replicas, size = spec.topology.replicas, spec.train.micro_batch
-        plan = HubPlan("virtual", "", replicas, spec.kpool, lab.batches.total, size, size, 60.0)
+        exchange = "virtual" if spec.topology.data_plane == "exchange" else ""
+        plan = HubPlan("virtual", "", replicas, spec.kpool, lab.batches.total, size, size, 60.0, exchange=exchange)
+        self._rounds = Rounds({}, None, None, spec.kpool.n)
         super().__init__(plan, speeds, link, spec.seed)
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         del draw
         return Watched(number, self._spec, self._lab, self._trained, self._optimizer)
 
+    def _combined(self, fire: Fire, parts: Mapping[int, Any], seconds: float) -> SimulatedResult:
+        """What the exchange makes of these parts."""
+        for number, given in parts.items():
+            self._rounds.check(number, given.part, given.codes.size)
+            self._rounds.take(number, given.part, given.codes.tobytes(), self.kernel.now_s)
+        collected = self._rounds.close()
+        self._rounds.settle(collected)
+        shared, mean = self._rounds.reduce(collected)
+        left = () if mean is None else left_by(collected.part, mean)
+        self._rounds.finish(collected, Kept(collected.part, shared, left))
+        if mean is None:
+            raise SystemExit(f"round {fire.round} is unusable: {shared.result}")
+        headers, means = opened_result(collected.part, shared.result, shared.body)
+        steps = headers[:, header.STEPS]
+        norms = torch.from_numpy(means).norm(dim=1).tolist()
+        return TensorResult(
+            means=(),
+            weights=header.weights_of(headers),
+            noise=(0.0, 0.0),
+            adapters=tuple(AdapterFacts(int(n), norm) for n, norm in zip(steps.sum(axis=0), norms, strict=True)),
+            payload_bytes=len(collected.parts[min(parts)].body),
+            seconds=seconds,
+            steps=tuple(map(int, steps.sum(axis=1))),
+            shared=shared,
+        )
+
     def _join(self, replica: Replica, fire: Fire) -> None:
+        if self.exchange is not None:
+            super()._join(replica, fire)
+            return
         self._ways[replica.number] = replica.way(replica.contribute(fire))  # type: ignore[attr-defined,arg-type]
         if len(self._ways) < len(fire.members):
             return

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--mbit", type=float, default=20.0)
     parser.add_argument("--rtt", type=float, default=40.0, help="ms between any two machines")
+    parser.add_argument("--hub-trains", action="store_true", help="the first replica is on the hub's machine")
     parser.add_argument("--dry", action="store_true", help="print, write no result file")
     parser.add_argument("--member", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -65,7 +66,8 @@ def main() -> None:
     for each in runs:
         print(each, flush=True)
     if not arguments.dry:
-        save("exchange_links", {"payload_bytes": coded_bytes(NUMBERS, Payload.INT8), "runs": runs})
+        name = "exchange_links_hub_trains" if arguments.hub_trains else "exchange_links"
+        save(name, {"payload_bytes": coded_bytes(NUMBERS, Payload.INT8), "runs": runs})
 
 
 def run(replicas: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -73,18 +75,20 @@ def run(replicas: int, given: argparse.Namespace) -> dict[str, Any]:
         about="", emulate=False, slow=1.0, jitter=0.0, link="each", mbit_s=given.mbit, delay_ms=given.rtt / 4,
         delay_jitter_ms=0.0, loss=0.0,
     )  # fmt: skip
-    with fleet(scenario, replicas + 1) as hosts, tempfile.TemporaryDirectory() as folder:
+    apart = 0 if given.hub_trains else 1
+    with fleet(scenario, replicas + apart) as hosts, tempfile.TemporaryDirectory() as folder:
         command, exchange_process.COMMAND = exchange_process.COMMAND, hosts.inside(0, exchange_process.COMMAND)
         orders = Orders(folder, replicas, HUB, MEMBERS, 1, RUN)
         exchange = ExchangeProcess(hosts.address(0), PORT, orders, print, lambda *_: None, print)
         exchange.start()
         exchange_process.COMMAND = command
         try:
-            told = members(hosts, replicas, given.rounds, f"{folder}/store")
+            told = members(hosts, replicas, given.rounds, f"{folder}/store", apart)
         finally:
             exchange.stop()
     slowest = {way: np.max([each[way] for each in told], axis=0) for way in WAYS}
     payload_s = coded_bytes(NUMBERS, Payload.INT8) * 8 / (given.mbit * 1e6)
+    far = replicas - 1 + apart
     return {
         "replicas": replicas,
         "mbit": given.mbit,
@@ -96,21 +100,21 @@ def run(replicas: int, given: argparse.Namespace) -> dict[str, Any]:
         "bytes_s": {
             "group": round((replicas - 1) * payload_s, 2),
             "scatter": round(2 * (replicas - 1) / replicas * payload_s, 2),
-            "exchange": round(2 * replicas * payload_s, 2),
-            "exchange, ahead": round((replicas + 1) * payload_s, 2),
+            "exchange": round(2 * far * payload_s, 2),
+            "exchange, ahead": round((far + 1) * payload_s, 2),
             "exchange, a hub without a limit": round(2 * payload_s, 2),
         },
     }
 
 
-def members(hosts: Here, replicas: int, rounds: int, store: str) -> list[dict[str, Any]]:
-    """Run the members, each on its machine; what they have found."""
+def members(hosts: Here, replicas: int, rounds: int, store: str, first: int) -> list[dict[str, Any]]:
+    """Run the members, each on its machine, the first one on this; what they have found."""
     made: list[subprocess.Popen[str]] = []
     try:
         for rank in range(replicas):
-            words: Sequence[str] = (f"{rank}", f"{replicas}", f"{rounds}", store, hosts.address(rank + 1))
+            words: Sequence[str] = (f"{rank}", f"{replicas}", f"{rounds}", store, hosts.address(rank + first))
             command = [sys.executable, __file__, "--member", *words, hosts.address(0)]
-            made.append(subprocess.Popen(hosts.inside(rank + 1, command), stdout=subprocess.PIPE, text=True))
+            made.append(subprocess.Popen(hosts.inside(rank + first, command), stdout=subprocess.PIPE, text=True))
         return [json.loads(each.communicate(timeout=900)[0]) for each in made]
     finally:
         for each in made:

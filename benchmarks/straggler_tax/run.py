@@ -93,6 +93,8 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_fleet_int4": 2.0,
         "kpool_smoothed": 2.0,
         "kpool_smoothed_int4": 2.0,
+        "kpool_auto": 2.0,
+        "kpool_auto_int4": 2.0,
     },
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
@@ -121,11 +123,16 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", default="straggler_tax", help="name of the file below benchmarks/results")
+    parser.add_argument(
+        "--samples", type=int, help="of each run, instead of the model's own; each number has a file of results"
+    )
     parser.add_argument("--lr-scales", type=float, nargs="+", help="instead of each method's own")
     parser.add_argument("--set", dest="settings", nargs="+", default=[], metavar="KEY=VALUE", help="for all arms")
     arguments = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
+    for model in arguments.models:
+        MODELS[model]["samples"] = arguments.samples or MODELS[model]["samples"]
     settings = " ".join(arguments.settings) or None
     for model, replicas, seed, arm in product(arguments.models, arguments.replicas, arguments.seeds, arguments.arms):
         for scale in arguments.lr_scales or [rate_of(rates_for(LEARNING_RATES, model, replicas), arm)]:

@@ -11,13 +11,16 @@ import torch
 from tests.engine.test_overlap import WAIT_S, Uplink
 from tests.exchange.support import TICKETS, Running, member
 from tests.support import await_true, kpool, tiny_lora
+from tsugi_cli.launch.looking import Expected, check_checkpoint
 from tsugi_kpool.core.checkpoint import ANCHORS
 from tsugi_kpool.core.hub.outgoing import thin
+from tsugi_kpool.core.hub.votes import agreed_on
 from tsugi_kpool.core.messages import Abort, Broken, Commit, Fire, Generation, Message, Reduced, Saved
 from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.state import moments
+from tsugi_kpool.errors import LaunchError
 from tsugi_kpool.exchange.books import Books
 from tsugi_kpool.exchange.process import begun
 from tsugi_kpool.exchange.reduction import rest_of
@@ -96,10 +99,10 @@ class Fleet:
         self.version += 1
         self.shared = self.round if len(self.members) > 1 else self.shared
 
-    def commit(self, save: bool = False) -> None:
+    def commit(self, save: bool = False, writer: int | None = None) -> None:
         self.counts()
         for each in self.members:
-            self.uplinks[each].orders.put(Commit(self.generation, self.round, save=save))
+            self.uplinks[each].orders.put(Commit(self.generation, self.round, save=save, writer=writer))
         for each in self.members:
             aggregator = self.engines[each].aggregator
             await_true(lambda found=aggregator: found.version == self.version, "a commit")
@@ -281,21 +284,35 @@ def test_what_the_exchange_has_left_over_is_in_a_checkpoint(fleet: Callable[[int
     two.form(0, 1)
     two.train(0, 1)
     two.train(1, 2)
-    two.reduce(ALL)
+    first = two.reduce(ALL)
     two.train(0, 3)
     two.train(1, 4)
     two.fire(ALL[:2])
-    two.reports()
+    second = two.reports()
     two.commit(save=True)
     saved = two.uplinks[0].reports.get(timeout=WAIT_S)
     assert isinstance(saved, Saved)
     assert (saved.file, saved.error) == (ANCHORS, "")
-    left, note = begun(next((tmp_path / "checkpoints").glob(f"*/{ANCHORS}")))
+    path = next((tmp_path / "checkpoints").glob(f"*/{ANCHORS}"))
+    left, note = begun(path)
     assert not note
+    # The hub's machine, without torch, finds in it what the votes on these rounds have said.
+    said = agreed_on(agreed_on({}, ALL[:2], second[0].digest), ALL[2:], "")
+    check_checkpoint(path.parent, [ANCHORS], Expected(len(ALL), digests=tuple(said.items())))
+    with pytest.raises(LaunchError, match="other anchors of adapters 0, 1, 2, 3 than the fleet has agreed on"):
+        check_checkpoint(path.parent, [ANCHORS], Expected(len(ALL), digests=((ALL, first[0].digest),)))
     expected = two.left_over()
     found = torch.from_numpy(rest_of([left[adapter] for adapter in ALL], expected.shape[1]))
     assert expected.any()
     assert torch.equal(found, expected), "of the round that was just committed, and of those before it"
+    before = path.read_bytes()
+    path.unlink()
+    two.fire(ALL)
+    two.reports()
+    two.commit(save=True, writer=1)
+    saved = two.uplinks[1].reports.get(timeout=WAIT_S)
+    assert (saved.file, saved.error) == (ANCHORS, ""), "whom the hub names writes them, not the first member"
+    assert next((tmp_path / "checkpoints").glob(f"*/{ANCHORS}")).read_bytes() != before
 
 
 def test_without_an_exchange_the_round_is_broken_and_says_where_it_was_looked_for(

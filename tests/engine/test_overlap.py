@@ -15,6 +15,7 @@ from tsugi_kpool.core.settings import Mode, Payload
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import RoundError
+from tsugi_kpool.sideband.signing import Signer
 
 WAIT_S = 60.0
 
@@ -25,6 +26,7 @@ class Uplink:
     def __init__(self) -> None:
         self.orders: queue.Queue[Message] = queue.Queue()
         self.reports: queue.Queue[Reduced] = queue.Queue()
+        self.signer = Signer()
 
     def next_order(self, timeout_s: float) -> Message | None:
         try:
@@ -34,6 +36,9 @@ class Uplink:
 
     def report(self, message: Reduced) -> None:
         self.reports.put(message)
+
+    def sign(self, generation: int, round: int, digest: bytes) -> bytes:
+        return self.signer.sign(generation, round, digest)
 
     def watch(self, heed) -> None:
         del heed

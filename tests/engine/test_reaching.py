@@ -14,6 +14,7 @@ from tests.support import await_true
 from tsugi_kpool.core.messages import Generation, Unreached
 from tsugi_kpool.core.replica import reach
 from tsugi_kpool.engine import reaching
+from tsugi_kpool.engine.group_sockets import Sockets
 from tsugi_kpool.engine.reaching import Reaching, dialled
 
 pytestmark = pytest.mark.timeout(200)
@@ -66,6 +67,32 @@ def test_members_that_reach_each_other_say_nothing(store: Store, trials: list[Re
         each.begin(order())
     await_true(lambda: len(found) == 2, "both have dialled")
     assert (found, store.reported) == (["", ""], [])
+
+
+def test_a_group_that_forms_meanwhile_does_not_take_these_sockets_for_its_own(
+    store: Store, trials: list[Reaching], monkeypatch
+) -> None:
+    """It would count as severed as soon as they close: a group of four 40 ms apart never lasted."""
+    found: list[str] = []
+    held = asyncio.Event()
+
+    async def held_open(*words: object) -> str:
+        found.append("connected")
+        await held.wait()
+        return ""
+
+    monkeypatch.setattr(reaching, "_said", held_open)
+    group = Sockets()
+    for each in trials:
+        each.begin(order())
+    await_true(lambda: len(found) == 2, "both are connected")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        group.keep_new()
+        for each in trials:
+            each.stop()
+        assert not group.severed
+        ours.close()
+        assert group.severed
 
 
 def test_where_nobody_answers_pair_address_and_port_are_told(store: Store, trials: list[Reaching]) -> None:

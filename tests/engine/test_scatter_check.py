@@ -16,6 +16,7 @@ from tsugi_kpool.codec import header
 from tsugi_kpool.codec.coding import decode, encode
 from tsugi_kpool.core.messages import Check, Commit, Fire, Generation
 from tsugi_kpool.core.replica.stage import Stage
+from tsugi_kpool.core.rounds.statements import SIGNATURE_BYTES
 from tsugi_kpool.core.settings import Payload, Reduce
 from tsugi_kpool.engine import rounds, scattered
 from tsugi_kpool.engine.aggregator import Aggregator
@@ -58,7 +59,7 @@ def check(fleet: Fleet, owner: int, *checkers: int, tamper: Callable | None = No
 
 def mean_of(cut, answer: np.ndarray) -> np.ndarray:
     """The coded mean in an owner's frame to all, in place."""
-    return answer[1 + 8 * len(ALL) :]
+    return answer[1 + 8 * len(ALL) : -SIGNATURE_BYTES]
 
 
 def doubled(cut, answer):
@@ -212,7 +213,7 @@ def test_replicas_obey_a_check_between_reduced_and_commit(engines, monkeypatch):
         answer, rest = honest(place, *given)
         if place.rank == 1:
             answer = answer.copy()
-            answer[-1] ^= 64
+            answer[-1 - SIGNATURE_BYTES] ^= 64
         return answer, rest
 
     monkeypatch.setattr(scattered, "_own", own)

@@ -12,9 +12,11 @@ from tests.support import forking, hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
 from tsugi_kpool.core.events import Event, Finished
 from tsugi_kpool.core.hub import owner_check
+from tsugi_kpool.core.rounds.statements import KEY_BYTES
 from tsugi_kpool.core.settings import Mode, Payload, Reduce, Trigger
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.signing import verified
 
 JOIN_S = 90
 
@@ -133,3 +135,5 @@ def test_replicas_agree_bit_for_bit(tmp_path, monkeypatch, replicas, changes):
     assert sum(event.name == "committed" for event in events) == facts[0]["version"] >= 1
     assert hub.ask(lambda state: state.stage) is FleetStage.FINISHED
     assert hub.status().refused == {}
+    assert hub.ask(lambda state: {len(each.hello.key) for each in state.members.values()}) == {KEY_BYTES}
+    assert hub.ask(lambda state: state.rounds.verify) is verified

@@ -36,10 +36,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def trained(*overrides: str) -> TensorFleet:
+def trained(*overrides: str, link: LinkModel = FAST) -> TensorFleet:
     """Three replicas, one of them 4x slower, through 32 samples."""
     spec = compose([*QUIET, "topology.replicas=3", "train.lr=0.02", *overrides])
-    fleet = TensorFleet(spec, Lab(spec), Speeds((1.0,), slow=(Slow(2, 4.0),)), FAST, every=16)
+    fleet = TensorFleet(spec, Lab(spec), Speeds((1.0,), slow=(Slow(2, 4.0),)), link, every=16)
     report = fleet.run(1000.0)
     assert report.failure is None
     return fleet
@@ -52,6 +52,17 @@ def test_it_trains_and_all_replicas_end_on_the_same_anchors():
     samples = [replica.progress.samples for replica in fleet.replicas]
     assert sum(samples) == 32
     assert samples[2] < samples[0] / 2
+    assert len({replica.engine.buffer.update.anchor.numpy().tobytes() for replica in fleet.replicas}) == 1
+
+
+def test_over_an_exchange_it_trains_and_all_replicas_end_on_the_same_anchors():
+    """Its rounds are as long as four steps, so that steps are buffered while parts and results are on their way."""
+    slow = LinkModel(0.02, 16_000.0, 8_000, hub_bytes_per_s=16_000.0, on_hub=(0,))
+    fleet = trained("topology.data_plane=exchange", link=slow)
+    assert fleet.differences == []
+    assert fleet.curve[-1].loss < fleet.curve[0].loss < 5.7
+    assert all(replica.ledger.committed == replica.ledger.produced for replica in fleet.replicas)
+    assert fleet.hub.rounds.version == len(fleet.exchange.kept) > 2
     assert len({replica.engine.buffer.update.anchor.numpy().tobytes() for replica in fleet.replicas}) == 1
 
 

@@ -19,6 +19,7 @@ from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.errors import TsugiError
+from tsugi_kpool.exchange.books import Unwritten
 from tsugi_kpool.exchange.certificates import (
     member_context,
     member_credentials,
@@ -48,7 +49,9 @@ class Running:
         begin: dict[int, Left] | None = None,
         adapters: int = ADAPTERS,
         quorum: Quorum = EVERYBODY,
+        lost: Unwritten | None = None,
     ) -> None:
+        self.unwritten: Unwritten = lost or {}
         self._started: Future[int] = Future()
         self._ended = asyncio.Event()
         self._folder, self._seats, self._port, self._left = folder, seats, port, begin
@@ -62,7 +65,7 @@ class Running:
             self.loop = asyncio.get_running_loop()
             context = server_context(server_credentials(HUB), member_credentials(MEMBERS).certificate)
             own = (self._folder, self._seats, self._adapters, RUN, self._left, self._quorum)
-            self.exchange = Exchange(HUB, context, *own)
+            self.exchange = Exchange(HUB, context, *own, self.unwritten, self._told)
             port = self.exchange.open("127.0.0.1", self._port)
         except TsugiError as error:
             self._started.set_exception(error)
@@ -70,6 +73,9 @@ class Running:
         self._started.set_result(port)
         await self._ended.wait()
         await self.exchange.close()
+
+    def _told(self, unwritten: Unwritten) -> None:
+        self.unwritten = unwritten
 
     def kill(self) -> None:
         if self._thread.is_alive():
@@ -84,8 +90,9 @@ def running(
     port: int = 0,
     begin: dict[int, Left] | None = None,
     quorum: Quorum = EVERYBODY,
+    lost: Unwritten | None = None,
 ) -> Iterator[Running]:
-    made = Running(folder, seats, port, begin, quorum=quorum)
+    made = Running(folder, seats, port, begin, quorum=quorum, lost=lost)
     try:
         yield made
     finally:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -130,3 +131,35 @@ def test_one_that_is_just_being_started_again_ends_with_its_owner(
     exchange.stop()
     assert exchange.pid != first
     assert not psutil.pid_exists(exchange.pid)
+
+
+FORGETFUL = """
+import pathlib, sys
+orders = sys.stdin.readline()
+told = pathlib.Path(sys.argv[1])
+life = len(list(told.iterdir()))
+(told / str(life)).write_text(orders)
+print('{"port":1}', flush=True)
+if life == 0:
+    print('{"port":1,"behind":"No space left on device","unwritten":{"2":[1,5]}}', flush=True)
+    sys.exit(3)
+sys.stdin.read()
+"""
+
+
+def test_what_was_on_no_disk_is_told_to_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else knows that members may have a result: the process that has made it says so before they do."""
+    told = tmp_path / "lives"
+    told.mkdir()
+    monkeypatch.setattr(exchange_process, "COMMAND", (sys.executable, "-I", "-c", FORGETFUL, str(told)))
+    heard = Heard()
+    exchange = ExchangeProcess("127.0.0.1", 0, orders(tmp_path), heard.said.append, heard.count, heard.failed.append)
+    exchange.start()
+    try:
+        await_true(lambda: (told / "1").exists() and (told / "1").read_text().endswith("\n"), "another process", 60)
+    finally:
+        exchange.stop()
+    lives = [msgspec.json.decode((told / life).read_text(), type=Orders) for life in "01"]
+    assert [each.lost for each in lives] == [{}, {2: (1, 5)}]
+    assert heard.said[0].endswith("No space left on device")
+    assert heard.said[2].startswith("the round that was going out, and what coding had lost of 1 adapters' means")

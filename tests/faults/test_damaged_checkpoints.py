@@ -15,7 +15,8 @@ from tests.faults.injector import Injector
 from tests.faults.points import Fault, Kind, State
 from tests.support import end_with, processes_of
 from tsugi_cli.record.resumed import resumed_of
-from tsugi_kpool.checkpoints import Store
+from tsugi_cli.record.run_dir import RunPaths
+from tsugi_kpool.checkpoints import Checkpoint, Found, Store
 from tsugi_kpool.core.checkpoint import ANCHORS
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
@@ -26,68 +27,82 @@ OFTEN = ("train.checkpoint.every_s=0.2", "train.checkpoint.keep=3")
 AT = (0, 8, State.COMMITTED)
 
 
-def test_a_torn_and_a_flipped_checkpoint_are_named_and_skipped(tmp_path):
-    damaged: list[str] = []
+class Damage:
+    """Damages the newest whole checkpoint of a run, one after the other, and kills all that it has started."""
 
-    def root() -> Path:
-        return (tmp_path / "runs" / "latest" / "checkpoints").resolve()
+    def __init__(self, tmp_path: Path) -> None:
+        self._runs = tmp_path / "runs"
+        self.names: list[str] = []
+        """The damaged ones."""
+        acts = {Kind.TORN: self._tear, Kind.FLIPPED: self._flip, Kind.KILL_ALL: self._kill_all}
+        faults = tuple(Fault(kind, *AT, when_ready=True) for kind in acts)
+        waited = {kind: once(act) for kind, act in acts.items()}
+        self.traps = Injector(tmp_path / "faults", faults, waited, self._three_whole)
+        self.fleet = Fleet(tmp_path, (*WORDS, *OFTEN), self.traps)
 
-    def newest_whole() -> Path:
-        os.kill(fleet.launcher.pid, signal.SIGSTOP)  # or it would finish another one meanwhile
-        found = Store(root()).newest().newest
+    @property
+    def _root(self) -> Path:
+        return (self._runs / "latest" / "checkpoints").resolve()
+
+    def _three_whole(self) -> bool:
+        """One for each kind of damage, and one to go on from."""
+        return len(list(self._root.glob("v*"))) >= 3
+
+    def _newest_whole(self) -> Path:
+        os.kill(self.fleet.launcher.pid, signal.SIGSTOP)  # or it would finish another one meanwhile
+        found = Store(self._root).newest().newest
         assert found is not None
-        damaged.append(found.path.name)
+        self.names.append(found.path.name)
         return found.path
 
-    def tear() -> None:
-        file = newest_whole() / ANCHORS
+    def _tear(self) -> None:
+        file = self._newest_whole() / ANCHORS
         os.truncate(file, file.stat().st_size // 2)
 
-    def flip() -> None:
-        file = newest_whole() / ANCHORS
+    def _flip(self) -> None:
+        file = self._newest_whole() / ANCHORS
         data = bytearray(file.read_bytes())
         data[-7] ^= 0x10  # in a value, where safetensors looks at nothing
         file.write_bytes(data)
 
-    def kill_all() -> None:
-        end_with(signal.SIGKILL, fleet.launcher.pid, *processes_of(root().parent))
+    def _kill_all(self) -> None:
+        end_with(signal.SIGKILL, self.fleet.launcher.pid, *processes_of(self._root.parent))
 
-    def three_whole() -> bool:
-        """One for each kind of damage, and one to go on from."""
-        return len(list(root().glob("v*"))) >= 3
+    def run(self) -> RunPaths:
+        """Train until all is killed; returns what is left."""
+        try:
+            self.fleet.launcher.wait(WAIT_S)
+            self.traps.check()
+        finally:
+            self.fleet.stop()
+        return self.fleet.paths
 
-    acts = {Kind.TORN: tear, Kind.FLIPPED: flip, Kind.KILL_ALL: kill_all}
-    traps = Injector(
-        tmp_path / "faults",
-        tuple(Fault(kind, *AT, when_ready=True) for kind in acts),
-        {kind: once(act) for kind, act in acts.items()},
-        three_whole,
-    )
-    fleet = Fleet(tmp_path, (*WORDS, *OFTEN), traps)
-    try:
-        fleet.launcher.wait(WAIT_S)
-        traps.check()
-    finally:
-        fleet.stop()
-    torn, flipped = damaged
-    left = Store(fleet.paths.checkpoints).newest()
-    assert left.newest is not None
-    assert left.newest.path.name < flipped < torn
-    second = Fleet(tmp_path / "again", (f"resume={fleet.paths.root}", "fault.slow=[]"))
+
+def newest_of(paths: RunPaths) -> tuple[Checkpoint, Found]:
+    found = Store(paths.checkpoints).newest()
+    assert found.newest is not None
+    return found.newest, found
+
+
+def test_a_torn_and_a_flipped_checkpoint_are_named_and_skipped(tmp_path):
+    damage = Damage(tmp_path)
+    paths = damage.run()
+    torn, flipped = damage.names
+    left, _ = newest_of(paths)
+    assert left.path.name < flipped < torn
+    second = Fleet(tmp_path / "again", (f"resume={paths.root}", "fault.slow=[]"))
     try:
         code, said = second.end()
     finally:
         second.stop()
     assert code == 0, said
-    whole = said.replace("\n", " ")
-    assert f"{torn} is skipped, it is not whole: {ANCHORS} has " in whole
-    assert f"{flipped} is skipped, it is not whole: {ANCHORS} was changed" in whole
+    words = said.replace("\n", " ")
+    assert f"{torn} is skipped, it is not whole: {ANCHORS} has " in words
+    assert f"{flipped} is skipped, it is not whole: {ANCHORS} was changed" in words
     resumed = resumed_of(second.paths)
     assert resumed is not None
-    assert resumed.checkpoint == left.newest.path.name
+    assert resumed.checkpoint == left.path.name
     summary = json.loads(second.paths.summary.read_text())
     assert (summary["outcome"], summary["samples_total"]) == ("finished", STEPS * 2)
-    ended = Store(second.paths.checkpoints).newest()
-    assert ended.skipped == ()
-    assert ended.newest is not None
-    assert ended.newest.manifest.done == ((0, STEPS * 2),)
+    ended, found = newest_of(second.paths)
+    assert (ended.manifest.done, found.skipped) == (((0, STEPS * 2),), ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tests.support import await_true, hub_plan, keeps_events
 from tsugi_cli.launch import arrivals as arrivals_module
@@ -41,6 +44,8 @@ from tsugi_kpool.sideband.observer import Observer
 
 pytestmark = pytest.mark.timeout(200)
 
+N = 4
+
 
 class Home:
     """The hub's machine of a run whose two replicas are elsewhere."""
@@ -50,6 +55,8 @@ class Home:
         self.server = HubServer(plan, RunKeys.generate(), keeps_events([]))
         paths = RunPaths(root)
         self.told: list = []
+        self.ordered: list[frozenset[int]] = []
+        """Whom the next checkpoint is not to come from, each time that one was ordered."""
         self.checkpoints = Checkpoints(request(), paths, plan, self.told.append)  # type: ignore[arg-type]
         self.store = self.checkpoints.store
         self.arrivals = Arrivals(self.store, lambda ticket: self.server.ask(lambda it: it.slots.of(ticket)), self.say)
@@ -61,25 +68,30 @@ class Home:
     def say(self, route, message) -> None:
         self.server.deliver(route, message)
 
-    def order(self, version: int, there: Path, members: tuple[int, ...] = (0, 1), final: bool = False) -> None:
+    def order(
+        self, version: int, there: Path, members: tuple[int, ...] = (0, 1), final: bool = False, digests: tuple = ()
+    ) -> None:
         """A round becomes a checkpoint, and its first member reports what it has written."""
-        order = CheckpointOrdered(version, final, ((0, version),), 9, version, 1.0, members)
+        order = CheckpointOrdered(version, final, ((0, version),), 9, version, 1.0, members, min(members), digests)
         self.checkpoints.tell(order)
         for path in there.iterdir():
             facts = write_file(path, path.read_bytes())
             said = Saved(0, members[0], "", version, final, path.name, facts.bytes, facts.sha256)
             self.checkpoints.tell(CheckpointPart(said))
 
+    def turn(self) -> None:
+        self.checkpoints.turn(lambda: self.ordered.append(self.checkpoints.passed_over))
+
     def versions(self) -> list[int]:
         """Take a turn; returns the checkpoints that anybody sees."""
-        self.checkpoints.turn(lambda: None)
+        self.turn()
         return sorted(int(path.name[1:]) for path in self.store.root.glob("v*"))
 
     def await_versions(self, *versions: int) -> None:
         await_true(lambda: self.versions() == list(versions), f"checkpoints {versions}", 60)
 
     def failures(self) -> list[str]:
-        self.checkpoints.turn(lambda: None)
+        self.turn()
         return [each.reason for each in self.told if isinstance(each, CheckpointFailed)]
 
     def stop(self) -> None:
@@ -89,7 +101,9 @@ class Home:
 
 def request() -> SimpleNamespace:
     checkpoint = SimpleNamespace(every_s=300.0, keep=2)
-    spec = SimpleNamespace(train=SimpleNamespace(checkpoint=checkpoint), seed=0, kpool=SimpleNamespace(mode="local"))
+    spec = SimpleNamespace(
+        train=SimpleNamespace(checkpoint=checkpoint), seed=0, kpool=SimpleNamespace(mode="local", n=N)
+    )
     spec.topology = SimpleNamespace(replicas=2, here=0)
     return SimpleNamespace(spec=spec, resumed=None, fingerprint="f" * 64)
 
@@ -106,8 +120,9 @@ def written(root: Path, version: int, replica: int = 0, final: bool = False) -> 
     """What a replica's worker has written of a checkpoint, in several parts."""
     folder = root / f".{scratch_name(version, final)}.tmp"
     folder.mkdir(parents=True)
-    (folder / ANCHORS).write_bytes(os.urandom(5 * PART_BYTES + 7))
-    (folder / part_name(replica)).write_bytes(os.urandom(2 * PART_BYTES))
+    draw = np.random.default_rng()
+    save_file({"anchor": draw.normal(size=(N, 5 * PART_BYTES // 16 + 1)).astype(np.float32)}, folder / ANCHORS)
+    save_file({"own.0.exp_avg": draw.normal(size=PART_BYTES // 2).astype(np.float32)}, folder / part_name(replica))
     return folder
 
 
@@ -287,6 +302,54 @@ def test_it_is_asked_for_no_faster_than_it_must(size: int, within_s: float, expe
 def test_a_middling_one_takes_its_share_of_the_time() -> None:
     wanted = Wanted("at1", 0, {ANCHORS: FileFacts(1500 * PART_BYTES, "")}, 75.0)
     assert wanted.asks_per_s == pytest.approx(20.0)
+
+
+def test_a_spoilt_one_with_a_right_hash_is_named_the_old_one_stays_and_another_member_gives_the_next(
+    home, tmp_path
+) -> None:
+    first = written(tmp_path / "a", 1)
+    with placed(home, "a") as liar, gives(liar, "a", 0, tmp_path / "a"):
+        home.order(1, first)
+        home.await_versions(1)
+        spoilt = written(tmp_path / "a", 2)
+        save_file({"anchor": np.full((N, 9), np.nan, np.float32)}, spoilt / ANCHORS)
+        home.order(2, spoilt)
+        await_true(home.failures, "the reason", 60)
+        await_true(lambda: not spoilt.exists(), "it is told that nothing of it is wanted any more", 60)
+    assert len(home.failures()) == 1
+    assert "replica 0: anchors.safetensors has anchors [4, 9] of F32, this run's are [4, " in home.failures()[0]
+    assert home.versions() == [1]
+    assert home.ordered == [frozenset({0})], "at once, from somebody else"
+    with placed(home, "b") as honest, gives(honest, "b", 1, tmp_path / "b"):
+        home.order(3, written(tmp_path / "b", 3, replica=1), members=(1,))
+        home.await_versions(1, 3)
+
+
+def test_anchors_that_the_fleet_has_not_agreed_on_are_a_lie_and_those_that_it_has_are_taken(home, tmp_path) -> None:
+    folder, other = written(tmp_path / "a", 1), written(tmp_path / "c", 1)
+
+    def agreed(path: Path) -> tuple:
+        with safe_open(path / ANCHORS, framework="numpy") as file:
+            rows = file.get_tensor("anchor")
+        return (((0, 1), hashlib.sha256(rows[:2].tobytes()).hexdigest()),)
+
+    with placed(home, "a") as member, gives(member, "a", 0, tmp_path / "a"):
+        home.order(1, folder, digests=agreed(other))
+        await_true(home.failures, "the reason", 60)
+        said = f"replica 0: {ANCHORS} has other anchors of adapters 0, 1 than the fleet has agreed on"
+        assert home.failures() == [said]
+        folder = written(tmp_path / "a", 2)
+        home.order(2, folder, digests=agreed(folder))
+        home.await_versions(2)
+
+
+def test_when_nobody_else_is_left_who_was_passed_over_may_again(home, tmp_path) -> None:
+    folder = written(tmp_path / "a", 1)
+    (folder / part_name(0)).write_bytes(b"rubbish")
+    with placed(home, "a") as alone, gives(alone, "a", 0, tmp_path / "a"):
+        home.order(1, folder, members=(0,))
+        await_true(home.failures, "the reason", 60)
+    assert home.checkpoints.passed_over == frozenset()
 
 
 def test_scratch_names_are_ordered_by_version_with_the_last_one_last() -> None:

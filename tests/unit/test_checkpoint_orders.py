@@ -11,11 +11,13 @@ from tests.support import hub_plan, kpool
 from tests.unit.test_hub import check_rules, joined_hub, make_fleet
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import CheckpointPart, Send
-from tsugi_kpool.core.hub import checkpoint_orders, ranges
+from tsugi_kpool.core.hub import checkpoint_orders, endings, ranges
 from tsugi_kpool.core.hub.checkpoint_orders import MAX_REASON
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.refusals import Kind
+from tsugi_kpool.core.hub.replay import replay
 from tsugi_kpool.core.hub.slots import Slots
+from tsugi_kpool.core.journal import parse
 from tsugi_kpool.core.messages import Ack, Commit, Saved
 
 
@@ -148,3 +150,33 @@ def test_whom_it_has_asked_is_forgotten_in_time():
 )
 def test_a_member_speaks_of_its_own_files_only(changes, kind):
     assert Guard(asking_hub()).verdict(saved(**changes), 1) is kind
+
+
+def test_who_gave_what_was_of_no_use_is_passed_over_as_long_as_others_are_there():
+    hub = joined_hub(3, checkpoints=True)
+    hub.slots = Slots(range(3), "run", "", "")
+    hub.rounds.newest_commit, hub.rounds.version = Commit(1, 1), 3
+    hub.save(frozenset({0}))
+    (order,) = checkpoint_orders.mark(hub)
+    assert (order.writer, hub.rounds.newest_commit.save, hub.rounds.newest_commit.writer) == (1, True, 1)
+    guard = Guard(hub)
+    assert guard.verdict(saved(file=ANCHORS), 1) is None
+    assert guard.verdict(saved(seq=6, file=part_name(1)), 1) is None
+    assert guard.verdict(saved(seq=7, replica=0, file=ANCHORS), 0) is Kind.RANGE
+    assert endings.finish_order(hub).writer == 1, "of the last checkpoint, too"
+    hub.save(frozenset({0, 1, 2}))
+    (order,) = checkpoint_orders.mark(hub)
+    assert (order.writer, hub.rounds.newest_commit.writer) == (0, None), "better than none at all"
+
+
+@pytest.mark.parametrize(("changes", "told"), [({}, True), ({"exchange": ""}, False), ({"mode": "gradient"}, False)])
+def test_what_has_been_agreed_on_goes_with_the_order_where_it_is_a_digest_of_anchors_alone(changes, told):
+    changes = {"exchange": "a certificate", "mode": "local", **changes}
+    plan = hub_plan(replicas=2, exchange=changes["exchange"], kpool=kpool(mode=changes["mode"]))
+    fleet = make_fleet(plan, [0.3, 0.3])
+    fleet.run(5)
+    assert fleet.hub.rounds.version
+    found = dict(checkpoint_orders.ordered(fleet.hub, False).digests)
+    assert found == (fleet.hub.rounds.agreed_on if told else {})
+    assert bool(found) is told
+    assert replay(plan, parse(fleet.hub_host.journal).entries, 0.0).rounds.agreed_on == fleet.hub.rounds.agreed_on

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.support import await_true, hub_plan, keeps_events
+from tests.unit.test_slot_requests import hello as hello_of
 from tsugi_cli.launch import collecting as collecting_module
 from tsugi_cli.launch import incoming as incoming_module
+from tsugi_cli.launch import pace
+from tsugi_cli.launch.bringing import brought
 from tsugi_cli.launch.collecting import Collecting
+from tsugi_cli.launch.incoming import Incoming
 from tsugi_cli.launch.offering import WEIGHTS, listing_of, offer, read_listing
+from tsugi_cli.launch.pace import Verdict
+from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.effects import FleetStage
+from tsugi_kpool.core.hub.members import Member
 from tsugi_kpool.core.hub.slot_requests import wants_adapter
 from tsugi_kpool.core.messages import (
     AdapterOffer,
@@ -71,8 +80,8 @@ def theirs(tmp_path: Path) -> Path:
     """An adapter of another machine, of several parts."""
     folder = tmp_path / "theirs"
     folder.mkdir()
-    (folder / WEIGHTS).write_bytes(os.urandom(20 * PART_BYTES + 7))
-    (folder / "adapter_config.json").write_text("{}")
+    save_file({"lora": np.random.default_rng(0).normal(size=5 * PART_BYTES + 7).astype(np.float32)}, folder / WEIGHTS)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
     (folder / "README.md").write_bytes(b"")
     (folder / "left.bin").write_bytes(b"what nobody asks for")
     return folder
@@ -217,7 +226,102 @@ def test_what_would_fill_the_disk_or_comes_too_slowly_is_given_up(home: Home, th
         first.ask(AdapterOffer("a", listing_of(theirs)), AdapterSettled, 60.0)
         await_true(lambda: f"and {whole} are free" in home.collecting.problem, "the reason", 60)
         monkeypatch.setattr(incoming_module.shutil, "disk_usage", usage)
-        monkeypatch.setattr(incoming_module, "MOST_S", -1e9)
+        monkeypatch.setattr(pace, "MOST_S", -1e9)
         second.send(AdapterOffer("b", listing_of(theirs)))
         await_true(lambda: "too slowly" in home.collecting.problem, "the reason", 60)
     assert not home.adapter.exists()
+
+
+class Trickle(threading.Thread):
+    """A replica that gives all that is asked for but one part, and offers again and again."""
+
+    def __init__(self, observer: Observer, ticket: str, folder: Path) -> None:
+        super().__init__()
+        self._observer, self._ticket, self._folder = observer, ticket, folder
+        self.done, self.settled = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        listing = listing_of(self._folder)
+        while not self.done.is_set():
+            self._observer.send(AdapterOffer(self._ticket, listing))
+            message = self._observer.receive(0.02)
+            if isinstance(message, AdapterSettled):
+                self.settled.set()
+            if isinstance(message, DataRequest) and (message.start or message.file != WEIGHTS):
+                with (self._folder / message.file).open("rb") as file:
+                    file.seek(message.start)
+                    self._observer.send(DataPart(message.file, message.start, file.read(PART_BYTES)))
+
+
+def test_a_slow_one_is_left_for_another_who_offers_and_two_slow_ones_do_not_change_for_ever(
+    home: Home, theirs: Path, monkeypatch
+) -> None:
+    verdicts: dict[str, Verdict] = {}
+    monkeypatch.setattr(
+        pace.Pace, "verdict", lambda self, now_s: verdicts.get(home.collecting._incoming.ticket, Verdict.GOES_ON)
+    )
+    with placed(home, "a") as first, placed(home, "b") as second:
+        home.finish()
+        slow, other = Trickle(first, "a", theirs), Trickle(second, "b", theirs)
+        slow.start()
+        await_true(lambda: home.collecting.coming() is not None, "the slow one's", 60)
+        try:
+            verdicts |= {"a": Verdict.SLOW, "b": Verdict.SLOW}
+            other.start()
+            await_true(lambda: (home.collecting.coming() or ("",))[0] == "b", "the other one's", 60)
+            begun = home.collecting._tries.copy()
+            handled = Counter[str]()
+            handle = home.collecting._is_replaced
+
+            def counted(incoming: Incoming, ticket: str, now_s: float) -> bool:
+                handled[ticket] += 1
+                return handle(incoming, ticket, now_s)
+
+            monkeypatch.setattr(home.collecting, "_is_replaced", counted)
+            await_true(lambda: handled["a"] > 3, "more offers of the first one", 60)
+            assert home.collecting._tries == begun, "nobody begins anew again and again"
+        finally:
+            slow.done.set()
+            other.done.set()
+            slow.join(60)
+            other.join(60)
+
+
+def test_one_that_cannot_be_here_in_time_is_told_so_and_named(home: Home, theirs: Path, monkeypatch) -> None:
+    with placed(home, "a") as observer:
+        home.finish()
+        slow = Trickle(observer, "a", theirs)
+        slow.start()
+        try:
+            await_true(lambda: home.collecting.coming() is not None, "the slow one's", 60)
+            monkeypatch.setattr(pace.Pace, "verdict", lambda self, now_s: Verdict.TOO_SLOW)
+            assert slow.settled.wait(60)
+        finally:
+            slow.done.set()
+            slow.join(60)
+    assert list(home.collecting.problems) == [("a", "it came too slowly")]
+    assert list(home.adapter.parent.iterdir()) == []
+
+
+def test_an_adapter_that_nobody_could_load_is_refused_with_its_giver_and_the_next_one_is_taken(
+    home: Home, theirs: Path, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    (spoilt / WEIGHTS).write_bytes(b"rubbish" * PART_BYTES)
+    (spoilt / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    with placed(home, "a") as liar, placed(home, "b") as honest:
+        home.finish()
+        assert offer(liar, "a", spoilt, lambda: False), "it need not wait"
+        assert not home.adapter.exists()
+        assert offer(liar, "a", spoilt, lambda: False)
+        assert home.collecting._tries["a"] == 1, "it is not asked again"
+        assert offer(honest, "b", theirs, lambda: False)
+    assert home.collecting.given_by == "b"
+    ((ticket, why),) = home.collecting.problems
+    assert (ticket, why.startswith(f"{WEIGHTS} is no safetensors")) == ("a", True)
+    for replica in range(2):
+        home.server.ask(lambda hub, it=replica: hub.members.update({it: Member(hello_of(it, "i"), 0.0, 0.0)}))
+    words = home.server.ask(lambda hub: brought(hub, home.collecting, RunPaths(home.adapter.parent)))
+    assert words[0].startswith(f"the adapter of replica 0 (host) was not taken: {WEIGHTS} is no safetensors")
+    assert words[1:] == ["the adapter has come from replica 1 (host)"]

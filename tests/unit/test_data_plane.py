@@ -81,6 +81,14 @@ def test_the_plan_names_both_ports_and_what_passes_the_hubs_link() -> None:
     assert not make_plan(spec, RunPaths(Path("/runs/x")), n_train=100).hub.sealed
 
 
+def test_the_plan_says_what_a_round_takes_behind_a_slow_link_and_what_fewer_bits_make_of_it() -> None:
+    """Two that join: three payloads of 8 Mbit in turn."""
+    assert "20 Mbit/s here a round every 1.4 s; kpool.payload=int4: 0.8 s" in _payload(compose([*OPEN]), 1e6)
+    coarse = _payload(compose([*OPEN, "kpool.payload=int4"]), 1e6)
+    assert "20 Mbit/s here a round every 1.4 s" in coarse
+    assert "kpool.payload" not in coarse
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[RunPaths, Serving]]:
     """A hub with an exchange, on loopback."""

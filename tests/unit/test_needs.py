@@ -66,6 +66,14 @@ def test_a_run_directory_whose_keys_are_gone_is_not_served_to_others(tsugi, tmp_
     assert "does not listen on 0.0.0.0 without keys" in said
 
 
+def test_a_run_that_has_ended_is_neither_served_nor_stopped(tsugi, tmp_path):
+    paths = RunRequest.read([*TINY]).settle(datetime.now())
+    paths.summary.write_text('{"outcome": "finished"}')
+    for command in (("hub", "--run", str(paths.root)), ("stop", str(paths.root))):
+        code, said = tsugi(*command)
+        assert (code, said.count("\n"), "this run has ended" in said) == (13, 1, True), said
+
+
 def test_a_missing_package_for_metrics_is_a_mistake_of_the_settings(tsugi, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for command in ("finetune", "hub"):

@@ -12,7 +12,18 @@ from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.quarantine import STRIKES, odd_ones
 from tsugi_kpool.core.hub.status import fleet_status
-from tsugi_kpool.core.messages import Abort, Beat, Discarded, Fire, Generation, Hello, LeaseRequest, Reduced, Refused
+from tsugi_kpool.core.messages import (
+    Abort,
+    Beat,
+    Bye,
+    Discarded,
+    Fire,
+    Generation,
+    Hello,
+    LeaseRequest,
+    Reduced,
+    Refused,
+)
 from tsugi_kpool.core.replica.magnitude_check import ABSURD, LEAST, NO_NUMBERS, MagnitudeCheck, possible_weights, size
 
 N = 4
@@ -127,6 +138,8 @@ def test_the_one_that_differs_leaves_and_the_round_is_tried_again_without_it():
     assert {each.members for each in table.orders(effects, Generation)} == {(0, 2)}
     assert table.hub.failure is None
     assert table.hub.rounds.version == 0, "nothing of that round was applied"
+    late = table.orders(table.hub.receive(Bye(3, 1, "i1"), table.now_s), Refused)
+    assert late == [refused], "and if it has not heard that, it hears it when it speaks next"
     states = {row.replica: row.state for row in fleet_status(table.hub, table.now_s).replicas}
     assert states[1] == "quarantined"
     table.generation, table.present = 2, [0, 2]

@@ -172,10 +172,13 @@ def test_a_launcher_elsewhere_says_that_its_replica_was_killed():
     assert slot_requests.fell(hub, Fell("b", 1, "its worker was killed"), 3.0) == []
 
 
-def test_who_comes_before_the_run_begins_is_told_of_the_checkpoint_and_nobody_later():
+def test_who_comes_before_the_first_commit_is_told_of_the_checkpoint_and_nobody_later():
+    """Until then all who have begun from it may leave, and those who come after them must begin from it, too."""
     hub = make_hub(resumed="a" * 64)
     assert ask(hub, "a").resumed == "a" * 64
     hub.stage = FleetStage.TRAINING
+    assert ask(hub, "a").resumed == "a" * 64
+    hub.rounds.version = 1
     assert ask(hub, "a").resumed == ""
 
 

@@ -16,7 +16,7 @@ from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.atomic import write_json
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
-from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, OverError, SidebandError
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband import token
 from tsugi_kpool.sideband.hub.server import HubServer
@@ -111,9 +111,23 @@ def test_what_cannot_be_stopped_is_named(paths, monkeypatch, tmp_path):
     paths.slot.write_text("{}")
     refused(ConfigError, "started on another machine")
     paths.summary.write_text('{"outcome": "finished"}')
-    refused(ConfigError, r"has ended already \(finished\)")
+    refused(OverError, r"has ended already \(finished\)")
     paths.summary.unlink()
     os.mkfifo(paths.summary)  # in somebody else's directory: nobody waits for it
-    refused(ConfigError, r"has ended already \(ended\)")
+    refused(OverError, r"has ended already \(ended\)")
     paths.config.unlink()
     refused(ConfigError, "is no run directory")
+
+
+def test_a_run_that_ends_while_it_is_asked_has_ended_like_any_other(paths, monkeypatch):
+    """Its hub answers no more; a moment later the summary is there."""
+    sideband_keys.save(replace(RunKeys.generate(), address=ADDRESS), paths.keys)
+
+    def ended(keys: RunKeys) -> None:
+        paths.summary.write_text('{"outcome": "interrupted"}')
+        raise SidebandError("no hub answers")
+
+    monkeypatch.setattr(command, "Observer", ended)
+    with pytest.raises(OverError, match=r"has ended already \(interrupted\)") as found:
+        command.stop(paths.root, 1.0, Answer(io.StringIO()))
+    assert found.value.exit_code == ExitCode.OVER, "as for `tsugi join`"

@@ -100,3 +100,17 @@ def test_nothing_is_given_in_a_run_from_the_start_or_when_a_newer_one_has_taken_
     assert resumed_files(RunPaths(tmp_path / "another")) == {}
     (home.checkpoints / "v000007" / ANCHORS).unlink()
     assert resumed_files(home) == {}
+
+
+def test_who_fetches_while_the_fleet_commits_a_round_needs_no_checkpoint_any_more(home, hub, tmp_path, monkeypatch):
+    """The hub's machine may delete it as soon as there are newer ones: nobody waits for what has gone."""
+    monkeypatch.setattr(fetching, "HOLD_S", 0.0)
+    (home.checkpoints / "v000007" / ANCHORS).unlink()
+    with Observer(hub.keys) as observer:
+        slot = observer.ask(SlotRequest("ticket"), Slot, 60.0)
+        assert slot.resumed
+        hub.ask(lambda state: setattr(state.rounds, "version", 1))
+        paths = RunPaths(tmp_path / "there")
+        paths.root.mkdir()
+        Fetch(observer, slot, Onlooker(), 60.0).checkpoint(paths)
+    assert not paths.resumed.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -25,8 +26,16 @@ def test_where_the_hubs_link_is_short_one_member_after_the_other_gets_it() -> No
     assert settled(lambda at_once: 3.8) == [8, 4, 2, *[1] * 9]
 
 
+def test_one_after_the_other_goes_on_where_each_connection_takes_a_while_to_be_fast_again() -> None:
+    """Measured with four members and a busy machine: rounds are shorter although handing out takes a third longer."""
+    assert settled(lambda at_once: {4: 1.53, 2: 2.02, 1: 2.1}[at_once], members=4) == [4, 2, *[1] * 10]
+
+
 def test_where_the_members_links_are_short_all_get_it_at_once() -> None:
-    assert settled(lambda at_once: 0.5 * MEMBERS / at_once) == [8, 4, *[8] * 10]
+    found = settled(lambda at_once: 0.5 * MEMBERS / at_once, 200)
+    assert found[:2] == [8, 4]
+    assert set(found[2:]) == {8, 4}
+    assert found.count(4) < 10
 
 
 def test_of_a_link_three_times_as_fast_as_theirs_as_many_get_it_as_fill_it() -> None:
@@ -42,16 +51,30 @@ def test_few_members(members: int) -> None:
     assert settled(lambda at_once: 1.0, members=members)[-1] == 1
 
 
-def test_what_was_slower_is_tried_again_only_after_many_rounds() -> None:
-    tried = settled(lambda at_once: 0.5 * MEMBERS / at_once, AGAIN_AFTER + 5)
-    assert tried.count(4) == 2
+def test_what_was_slower_is_tried_again_after_ever_more_rounds() -> None:
+    found = settled(lambda at_once: 0.5 * MEMBERS / at_once, 4 * AGAIN_AFTER)
+    tried = [number for number, at_once in enumerate(found) if at_once == 4]
+    apart = [after - before for before, after in itertools.pairwise(tried)]
+    assert apart[0] < 5
+    assert apart == sorted(apart)
+    assert apart[-1] >= AGAIN_AFTER
+
+
+def test_one_round_that_something_else_held_up_does_not_keep_all_at_once_for_long() -> None:
+    held_up = iter([3.8, 5.5, *[3.8] * 20])
+    assert settled(lambda at_once: next(held_up)) == [8, 4, 8, 8, 8, 4, 2, *[1] * 5]
 
 
 def test_when_the_links_have_changed_it_begins_anew() -> None:
     slower = iter([3.8] * 6 + [9.0] * 20)
     found = settled(lambda at_once: next(slower), 12)
     assert found[5] == 1
-    assert MEMBERS in found[7:9]
+    assert MEMBERS in found[8:10]
+
+
+def test_one_slow_round_among_others_changes_nothing() -> None:
+    slower = iter([3.8] * 6 + [9.0] + [3.8] * 20)
+    assert settled(lambda at_once: next(slower), 20)[3:] == [1] * 17
 
 
 def test_another_number_of_members_begins_anew_and_the_first_round_knows_nothing() -> None:

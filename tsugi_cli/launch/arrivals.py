@@ -6,7 +6,6 @@ nobody else. They lie in a hidden folder until all of them are there.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -19,9 +18,13 @@ from tsugi_kpool.core.checkpoint import FileFacts
 from tsugi_kpool.core.messages import CheckpointOffer, CheckpointSettled, DataPart, DataRequest, Message
 from tsugi_kpool.core.parcels import PART_BYTES
 from tsugi_kpool.errors import LaunchError
+from tsugi_kpool.queue_thread import QueueThread
 
+from . import looking
 from .fetching import ASKS_PER_S
 from .incoming import Incoming
+from .looking import Expected
+from .pace import Verdict
 
 Heard = CheckpointOffer | DataPart
 WAITING = 64
@@ -51,6 +54,8 @@ class Wanted:
     files: Mapping[str, FileFacts]
     within_s: float
     """It is asked for slowly enough to take so long: rounds need the link, too. 0: as fast as it comes."""
+    expected: Expected | None = None
+    """What the run says of what is in them; None: they are not looked into."""
 
     @property
     def asks_per_s(self) -> float:
@@ -59,8 +64,18 @@ class Wanted:
         return min(ASKS_PER_S, max(LEAST_ASKS_PER_S, parts / self.within_s)) if self.within_s else ASKS_PER_S
 
 
-class Arrivals:
-    """Owns the thread. `start`, `stop`; `take` from the hub's thread, the rest from the launcher's.
+@dataclass(frozen=True)
+class Failed:
+    """Why a checkpoint does not come."""
+
+    reason: str
+    theirs: bool
+    """Whoever gives it is asked no more: it is spoilt, or does not come."""
+
+
+class Arrivals(QueueThread[Heard]):
+    """`start`, `stop`; `take` from the hub's thread, the rest from the launcher's. Half a checkpoint is deleted at
+    the end.
 
     Args:
         store: The run's checkpoints.
@@ -71,35 +86,16 @@ class Arrivals:
     def __init__(
         self, store: Store, seat_of: Callable[[str], int | None], deliver: Callable[[bytes, Message], None]
     ) -> None:
+        super().__init__("tsugi-hub-checkpoint", WAITING, POLL_S)
         self._store, self._seat_of, self._deliver = store, seat_of, deliver
-        self._heard: queue.Queue[tuple[bytes, Heard]] = queue.Queue(WAITING)
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None
         self._incoming: Incoming | None = None
         self._tries = 0
         self._settled: deque[str] = deque(maxlen=REMEMBERED)
         self._come: set[str] = set()
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, Failed] = {}
         self._moved_s = time.monotonic()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tsugi-hub-checkpoint", daemon=True)
-
-    def start(self) -> None:
-        """Begin to take offers."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; half a checkpoint is deleted."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=5.0)
-
-    def take(self, route: bytes, message: Heard) -> None:
-        """Take a message; one too many is dropped."""
-        try:
-            self._heard.put_nowait((route, message))
-        except queue.Full:
-            return
 
     def want(self, wanted: Wanted) -> None:
         """From now on this one is to come, and no other."""
@@ -122,7 +118,22 @@ class Arrivals:
         with self._lock:
             if name in self._come:
                 return True, ""
-            return False, self._failed.get(name, "" if self._moves else LATE)
+            failed = self._failed.get(name)
+            return False, failed.reason if failed is not None else "" if self._moves else LATE
+
+    def blames(self, name: str) -> bool:
+        """Return whether it does not come by the fault of whoever gives it: our own disk is none."""
+        with self._lock:
+            failed = self._failed.get(name)
+            return failed.theirs if failed is not None else not self._moves
+
+    def coming(self) -> tuple[int, int, int] | None:
+        """Return who gives the one that is on its way, and how many of its bytes are here; None: none is."""
+        with self._lock:
+            if self._wanted is None or not self._moves:
+                return None
+            total = sum(each.bytes for each in self._wanted.files.values())
+            return self._wanted.replica, self._incoming.pace.come if self._incoming is not None else 0, total
 
     @property
     def pending(self) -> bool:
@@ -135,18 +146,16 @@ class Arrivals:
         """Nobody who says nothing is waited for without end."""
         return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                route, message = self._heard.get(timeout=POLL_S)
-            except queue.Empty:
-                pass
-            else:
-                seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
-                with self._lock:
-                    self._tried(self._handle, route, message, seat)
-            with self._lock:
-                self._ask()
+    def handle(self, route: bytes, message: Heard) -> None:
+        seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
+        with self._lock:
+            self._tried(self._handle, route, message, seat)
+
+    def turn(self) -> None:
+        with self._lock:
+            self._ask()
+
+    def end(self) -> None:
         with self._lock:
             self._drop()
 
@@ -175,7 +184,13 @@ class Arrivals:
         if incoming.take(part.file, part.start, part.data, now_s):
             self._moved_s = now_s
         if incoming.whole and self._wanted is not None:
-            name = self._wanted.name
+            name, expected = self._wanted.name, self._wanted.expected
+            if expected is not None:
+                try:
+                    looking.check_checkpoint(incoming.folder, list(self._wanted.files), expected)
+                except LaunchError as error:
+                    self._fail(str(error), theirs=True)  # the hash was right: asked again it would be the same
+                    return
             incoming.put_into(self._store.scratch(name))
             self._come.add(name)
             self._drop()
@@ -185,8 +200,8 @@ class Arrivals:
         now_s, incoming = time.monotonic(), self._incoming
         if incoming is None:
             return
-        if now_s > incoming.until_s:
-            self._fail("it came too slowly")
+        if incoming.pace.verdict(now_s) is Verdict.TOO_SLOW:
+            self._fail(Verdict.TOO_SLOW, theirs=True)
             return
         for file, start in incoming.due(now_s):
             self._deliver(incoming.route, DataRequest(incoming.ticket, file, start))
@@ -199,11 +214,12 @@ class Arrivals:
             self._give_up()
             self._tries += 1
             if self._tries >= MOST_TRIES:
-                self._fail((error.strerror if isinstance(error, OSError) else None) or str(error))
+                ours = isinstance(error, OSError)
+                self._fail((error.strerror if isinstance(error, OSError) else None) or str(error), theirs=not ours)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, theirs: bool) -> None:
         if self._wanted is not None:
-            self._failed[self._wanted.name] = reason
+            self._failed[self._wanted.name] = Failed(reason, theirs)
         self._drop()
 
     def _drop(self) -> None:

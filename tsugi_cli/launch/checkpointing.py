@@ -8,9 +8,11 @@ folder gets its name. A failure is reported once, and costs only that checkpoint
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -23,6 +25,7 @@ from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.durable import facts_of
 
 from .arrivals import LATE, Arrivals, Wanted
+from .looking import Expected
 from .open_checkpoint import OpenCheckpoint
 from .request import RunRequest
 
@@ -67,6 +70,8 @@ class Checkpoints:
         """What has been measured while training, by version."""
         self.newest: Checkpoint | None = None
         """The newest checkpoint that this launcher has written."""
+        self.passed_over: frozenset[int] = frozenset()
+        """Members that are to write no anchors for the others: what they gave was of no use."""
         self.arrivals: Arrivals | None = None
         """Brings the files of members of other machines here; set before the first `turn`. None: there are none."""
 
@@ -189,11 +194,33 @@ class Checkpoints:
             for older in [each for each, other in self._open.items() if other.wanted and each != name]:
                 self._close_one(older)
                 self.store.discard(older)
-            arrivals.want(Wanted(name, open_.first, files, within_s))
+            arrivals.want(Wanted(name, open_.first, files, within_s, self._expected(open_)))
         come, reason = arrivals.verdict(name)
         if not come and (reason or last):
+            if reason and arrivals.blames(name):
+                self._pass_over(open_)
             self._give_up(name, f"{who}: {reason or LATE}")
         return come
+
+    def _expected(self, open_: OpenCheckpoint) -> Expected:
+        """What the run says of a checkpoint of another machine."""
+        kpool, newest = self._spec.kpool, self.newest_folder()
+        return Expected(kpool.n, kpool.mode, open_.ordered.digests, newest / ANCHORS if newest else None)
+
+    def newest_folder(self) -> Path | None:
+        """Return the folder of the newest checkpoint that was made, or with which the run began."""
+        if self.newest is not None:
+            return self.newest.path
+        begun = self.store.of(self._begun.version) if self._begun is not None else None
+        return begun.path if begun is not None else None
+
+    def _pass_over(self, open_: OpenCheckpoint) -> None:
+        """Another member gives the next one, at once; when nobody else is left all may again, in their time."""
+        self.passed_over |= {open_.first}
+        if self.passed_over.issuperset(open_.ordered.members):
+            self.passed_over = frozenset()
+        else:
+            self._newest_s = -math.inf
 
     def _finish(self, name: str, open_: OpenCheckpoint) -> None:
         self._close_one(name)

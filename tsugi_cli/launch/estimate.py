@@ -51,6 +51,10 @@ CODED_BITS = {
     Payload.INT2: 2.125,
 }
 """Of a number in a round's payload, with its share of the block's scale: as `engine.wire` has it, without torch."""
+SLOW_MBIT = 20.0
+"""A home's upload: what a round takes there is said where all of it passes one machine's link."""
+AROUND = 1.2
+"""Times the bytes alone, from one round over an exchange to the next (`python benchmarks/exchange/links.py`)."""
 HALF = ("bfloat16", "float16")
 UNEQUAL = 1.05
 MOST_HEADER = 100_000_000
@@ -206,7 +210,16 @@ def _payload(spec: RunSpec, payload: float) -> str:
         return f"{size(payload)} a round from each replica to each of {others} other(s)"
     away = spec.topology.replicas - (spec.topology.here or 0)
     through = f"{size(away * payload)} into this machine and {size(away * payload)} out of it"
-    return f"{size(payload)} a round from each replica, and as much to it: {through} for {away} that join"
+    of_all = f"{size(payload)} a round from each replica, and as much to it: {through} for {away} that join"
+    return f"{of_all} ({_behind_a_slow_link(spec.kpool.payload, payload, away)})" if away else of_all
+
+
+def _behind_a_slow_link(code: Payload, payload: float, away: int) -> str:
+    """What a round takes where this machine's link is slow, and what fewer bits make of it."""
+    every_s = AROUND * (away + 1) * payload * 8 / (SLOW_MBIT * 1e6)
+    said = f"with {SLOW_MBIT:g} Mbit/s here a round every {every_s:.1f} s"
+    ratio = CODED_BITS[Payload.INT4] / CODED_BITS[code]
+    return said if ratio >= 1.0 else f"{said}; kpool.payload=int4: {ratio * every_s:.1f} s"
 
 
 def injected(spec: RunSpec) -> Speeds | None:

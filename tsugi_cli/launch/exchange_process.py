@@ -24,6 +24,10 @@ PAUSE_S = 0.2
 MOST_RESTARTS = 20
 """Of one run. Its books are on the disk, and members give their parts again: a restart costs a round's time."""
 RESTARTED = "the exchange's process has ended ({}); another one goes on from its books"
+LOST = (
+    "the round that was going out, and what coding had lost of {} adapters' means, were on no disk: if not "
+    "all members had it, they ship the same once more"
+)
 BEHIND = "the exchange's newest round is not on the hub's disk: {}"
 
 
@@ -101,7 +105,8 @@ class ExchangeProcess:
         late.daemon = True
         late.start()
         try:
-            process.stdin.write(msgspec.json.encode(self._orders) + b"\n")
+            orders = msgspec.structs.replace(self._orders, lost=self.report.unwritten)
+            process.stdin.write(msgspec.json.encode(orders) + b"\n")
             process.stdin.flush()
             return self._read(process)
         except OSError:
@@ -135,6 +140,8 @@ class ExchangeProcess:
             self._failed(f"the exchange has ended {restarts} times: {reason}")
             return False
         self._say(RESTARTED.format(reason))
+        if self.report.unwritten:
+            self._say(LOST.format(len(self.report.unwritten)))
         self._before, self._told = self.report, Counter()
         if self._stopping.wait(PAUSE_S):
             return False

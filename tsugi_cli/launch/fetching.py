@@ -32,6 +32,10 @@ HOLD_S = 5.0
 WAIT_S = 0.05
 
 
+class NotNeeded(Exception):
+    """The fleet has committed a round: whoever comes now gets its state from a member, not from the checkpoint."""
+
+
 class Fetch:
     """Fetches one run's data.
 
@@ -46,6 +50,7 @@ class Fetch:
         self._hub, self._slot, self._onlooker, self._patience_s = hub, slot, onlooker, patience_s
         self._bucket = Bucket(ASKS_PER_S, ASKS_AT_ONCE, time.monotonic())
         self._held_s = self._heard_s = time.monotonic()
+        self._for_checkpoint = False
 
     def run(self) -> Facts:
         """Return the facts of the data, which are an entry of the cache from now on.
@@ -75,11 +80,18 @@ class Fetch:
             return shipped.publish(self._slot.listing, scratch)
 
     def checkpoint(self, paths: RunPaths) -> None:
-        """Fetch what our replica needs of the checkpoint that the run goes on from, into its run directory.
+        """Fetch what our replica needs of the checkpoint that the run goes on from, into its run directory; nothing
+        if the fleet goes on from it meanwhile, and may delete it.
 
         Raises: as `run`.
         """
-        address = self._slot.resumed
+        self._for_checkpoint = True
+        try:
+            self._fetch_checkpoint(paths, self._slot.resumed)
+        except NotNeeded:
+            shutil.rmtree(paths.checkpoints, ignore_errors=True)
+
+    def _fetch_checkpoint(self, paths: RunPaths, address: str) -> None:
         manifest = taking_over.read_manifest(
             self._text(taking_over.RESUMED + MANIFEST, address, taking_over.MOST_MANIFEST)
         )
@@ -170,6 +182,8 @@ class Fetch:
         now_s, message = time.monotonic(), self._held()
         if isinstance(message, DataPart):
             self._heard_s = now_s
+        elif isinstance(message, Slot) and self._for_checkpoint and not message.resumed:
+            raise NotNeeded
         elif now_s - self._heard_s > self._patience_s:
             raise SidebandError(f"the hub has sent no data for {self._patience_s:g} s")
         return message

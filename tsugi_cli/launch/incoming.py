@@ -15,11 +15,10 @@ from tsugi_kpool.durable import flush_all
 from tsugi_kpool.errors import LaunchError
 
 from .fetching import ASKS_AT_ONCE, ASKS_PER_S
+from .pace import Pace, latest_s
 
 DISK_SHARE = 2
 """They take at most one part in so many of what is free: others' checkpoints and logs lie there, too."""
-MOST_S, LEAST_BYTES_PER_S = 600.0, 1 << 16
-"""And no longer than this, with a second more for so many bytes: a trickle holds up nobody's end."""
 
 
 class Incoming:
@@ -33,6 +32,7 @@ class Incoming:
         what: Of what they are, in words.
         prefix: Stands before the names in questions and parts.
         asks_per_s: How many parts are asked for in a second.
+        first_s: When the first of all attempts to get this began; None: it begins now.
     """
 
     def __init__(
@@ -44,13 +44,14 @@ class Incoming:
         what: str,
         prefix: str = "",
         asks_per_s: float = ASKS_PER_S,
+        first_s: float | None = None,
     ) -> None:
         self.route, self.ticket, self.heard_s = route, ticket, time.monotonic()
         self._folder, self._files, self._left = folder, files, list(files)
         self._what, self._prefix = what, prefix
         self._bucket = Bucket(asks_per_s, ASKS_AT_ONCE, self.heard_s)
-        self._bytes = sum(file.size for file in files.values())
-        self.until_s = self.heard_s + MOST_S + self._bytes / LEAST_BYTES_PER_S
+        self._bytes, now_s = sum(file.size for file in files.values()), self.heard_s
+        self.pace = Pace(self._bytes, now_s, latest_s(self._bytes, now_s, now_s if first_s is None else first_s))
         self._parcel = Parcel(0)
 
     def begin(self) -> None:
@@ -89,12 +90,18 @@ class Incoming:
         if not fresh:
             return False
         self.heard_s = now_s
+        self.pace.came(len(fresh), now_s)
         with (self._folder / self._left[0]).open("ab") as out:
             out.write(fresh)
         if self._parcel.whole:
             self._check(self._left.pop(0))
             self._parcel = self._next()
         return True
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are until they are moved."""
+        return self._folder
 
     def publish(self, target: Path) -> None:
         """Move the folder to its place.

@@ -23,7 +23,7 @@ class OpenCheckpoint:
     @property
     def first(self) -> int:
         """The member that writes for all."""
-        return min(self.ordered.members, default=0)
+        return self.ordered.writer
 
     def note(self, saved: Saved) -> None:
         """Take in what a member says of a file."""

@@ -21,15 +21,12 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.sinks import Sinks
 from tsugi_cli.record.track import Track
 from tsugi_cli.signals import Signals
-from tsugi_kpool.core.events import Note
-from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.slot_requests import wants_adapter, with_adapter
-from tsugi_kpool.errors import ConfigError, ExitCode
+from tsugi_kpool.errors import ConfigError, ExitCode, OverError
 from tsugi_kpool.sideband import keys as sideband_keys
 
+from .bringing import bring_home
 from .checkpointing import Checkpoints
 from .closing import close
-from .collecting import Collecting
 from .estimate import estimate
 from .hub import invitation, measured, serve
 from .others import commands, others_of
@@ -38,10 +35,9 @@ from .preloading import preload
 from .preparing import Onlooker, Stopped
 from .request import RunRequest
 from .restarts import Restarts
-from .summary import adapter_at
 from .supervisor import Supervisor
 from .task import follow, follower
-from .watch import TURN_S, RunningFleet, watch
+from .watch import RunningFleet, watch
 
 AGENTS_SHOWN = 16
 """Agents of a plan that are shown; more would say nothing new."""
@@ -87,26 +83,25 @@ def hub_alone(overrides: Sequence[str], run: Path | None, plain: bool, out: Answ
     """Run `tsugi hub`: the hub of a new run whose replicas all join, or the hub of an existing run directory.
 
     Raises:
-        TsugiError: configuration or data are wrong, the run has ended, or it failed.
+        OverError: the run has ended.
+        TsugiError: configuration or data are wrong, or it failed.
     """
     if run is None:
         return finetune([*overrides, "topology.here=0"], False, plain, out)
     paths = RunPaths(run.resolve())
-    if overrides or paths.summary.exists() or not paths.config.exists():
-        raise ConfigError([_not_served(overrides, paths)])
+    if overrides:
+        raise ConfigError([f"{overrides[0]}: the settings of an existing run cannot be changed"])
+    if paths.summary.exists():
+        raise OverError(
+            f"{paths.root}: this run has ended; `tsugi finetune resume={paths.root}` goes on with another"
+        )
+    if not paths.config.exists():
+        raise ConfigError([f"{paths.root}: no run directory, it has no config.yaml"])
     request = RunRequest.of(paths)
     plan = replace(request.plan(paths), agents=(), elsewhere=request.spec.topology.replicas)
     with Signals() as signals, lasting(out, plain, signals, paths.console) as console:
         console.message(f"{request.spec.name}: {paths.root}")
         return _run(request, paths, plan, console, signals)
-
-
-def _not_served(overrides: Sequence[str], paths: RunPaths) -> str:
-    if overrides:
-        return f"{overrides[0]}: the settings of an existing run cannot be changed"
-    if paths.summary.exists():
-        return f"{paths.root}: this run has ended"
-    return f"{paths.root}: no run directory, it has no config.yaml"
 
 
 def _print_plan(request: RunRequest, out: Answer) -> int:
@@ -165,7 +160,7 @@ def _run(
         others.invite(sideband_keys.load(paths.keys))
         failure = watch(fleet, signals)
         if failure is None:
-            bring_home(fleet, serving.collecting, paths, signals)
+            bring_home(fleet, serving, paths, signals)
     finally:
         supervisor.stop()
         # In this order each may still hear from the one before it: replicas report their last files to the hub, the
@@ -181,33 +176,6 @@ def _run(
         for event in recorder.pending():  # such as a tracker that could not send all
             console.event(event)
     return close(request, paths, fleet, signals, failure)
-
-
-def bring_home(fleet: RunningFleet, collecting: Collecting, paths: RunPaths, signals: Signals) -> None:
-    """Wait until replicas of other machines have given the last checkpoint and the adapter, where this machine has
-    none; Ctrl-C ends it."""
-    before = signals.count
-    while fleet.checkpoints.comes and signals.count == before and fleet.hub.alive:
-        fleet.turn()
-        fleet.process_watch.wait(TURN_S)
-    if not fleet.hub.ask(wants_adapter) or not (tickets := fleet.hub.ask(with_adapter)):
-        return
-    collecting.begin()
-    while collecting.pending(tickets) and signals.count == before and fleet.hub.alive:
-        fleet.turn()
-        fleet.process_watch.wait(TURN_S)
-    if text := fleet.hub.ask(lambda hub: brought(hub, collecting, paths)):
-        fleet.recorder.tell(Note(text))
-
-
-def brought(hub: Hub, collecting: Collecting, paths: RunPaths) -> str:
-    """Return what has become of the adapter, in words; nothing where it was here."""
-    if (replica := hub.slots.of(collecting.given_by)) in hub.members:
-        return f"the adapter has come from replica {replica} ({hub.members[replica].hello.host})"
-    if paths.adapter.exists():
-        return ""
-    why = f": {collecting.problem}" if collecting.problem else ""
-    return f"no replica has given its adapter to this machine{why}; it is on {', '.join(adapter_at(hub))}"
 
 
 def tracked(spec: RunSpec, paths: RunPaths) -> Track | None:

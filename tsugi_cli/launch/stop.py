@@ -12,7 +12,7 @@ from tsugi_cli.record.answer import Answer
 from tsugi_cli.record.meant import meant, unheard
 from tsugi_cli.record.run_dir import RunPaths
 from tsugi_kpool.core.messages import Ack, StopRun
-from tsugi_kpool.errors import ConfigError, ExitCode, SidebandError
+from tsugi_kpool.errors import ConfigError, ExitCode, OverError, SidebandError
 from tsugi_kpool.foreign import read_plain
 from tsugi_kpool.sideband import keys as sideband_keys
 from tsugi_kpool.sideband.keys import RunKeys
@@ -36,22 +36,30 @@ def stop(run: Path | None, timeout_s: float, out: Answer) -> int:
         out: Where the answer goes.
 
     Raises:
-        ConfigError: there is no such run, it has ended already, or its keys are no owner's.
+        ConfigError: there is no such run, or its keys are no owner's.
+        OverError: it has ended already.
         SidebandError: no hub answers, or the run has not ended in time.
     """
     paths = meant(run, NAMING)
     if not paths.config.exists():
         raise ConfigError([f"{paths.root} is no run directory of `tsugi finetune`: it has no config.yaml"])
-    if paths.summary.exists():
-        raise ConfigError([f"{paths.root}: this run has ended already ({_outcome(paths)})"])
-    keys = _owners(paths)
-    with Observer(keys) as hub:
-        hub.ask(StopRun(), Ack, ANSWER_S)
+    _check_going(paths)
+    try:
+        with Observer(_owners(paths)) as hub:
+            hub.ask(StopRun(), Ack, ANSWER_S)
+    except SidebandError:
+        _check_going(paths)  # it has ended meanwhile
+        raise
     out.tell({"stopping": paths.root}, f"stopping {paths.root} after its present steps")
     _await_end(paths, timeout_s)
     summary = _summary(paths)
     out.tell({name: summary.get(name) for name in TOLD}, _words(paths, summary))
     return ExitCode.TRAINING if summary.get("outcome") == "failed" else ExitCode.OK
+
+
+def _check_going(paths: RunPaths) -> None:
+    if paths.summary.exists():
+        raise OverError(f"{paths.root}: this run has ended already ({_outcome(paths)})")
 
 
 def _owners(paths: RunPaths) -> RunKeys:

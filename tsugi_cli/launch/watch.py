@@ -110,7 +110,7 @@ class RunningFleet:
     def turn(self, last: bool = False) -> None:
         """Start agents that are due, show events and status, and look after the checkpoints."""
         self.supervisor.turn()
-        self.checkpoints.turn(self.hub.save)
+        self.checkpoints.turn(lambda: self.hub.save(self.checkpoints.passed_over))
         for event in self.recorder.pending():
             self.sinks.event(event)
         self.sinks.status(self.hub.status() if last else self.hub.cached_status())

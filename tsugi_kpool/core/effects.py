@@ -165,6 +165,11 @@ class CheckpointOrdered(msgspec.Struct, frozen=True, gc=False):
     loss: float | None = None
     members: tuple[int, ...] = ()
     """Who writes its part."""
+    writer: int = 0
+    """The one of them that writes what is the fleet's own."""
+    digests: tuple[tuple[tuple[int, ...], str], ...] = ()
+    """Adapters, and the SHA-256 of their anchors that their members have agreed on. Over an exchange, in local mode:
+    elsewhere a digest covers more than a checkpoint has."""
 
 
 class CheckpointPart(msgspec.Struct, frozen=True, gc=False):

@@ -5,7 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
-from tsugi_kpool.core.messages import Abort, Broken, Check, Checked, Commit, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.messages import (
+    Abort,
+    Broken,
+    Check,
+    Checked,
+    Commit,
+    Compare,
+    Compared,
+    Fire,
+    Generation,
+    Message,
+    Reduced,
+)
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
@@ -158,6 +170,9 @@ class Aggregator:
         if isinstance(order, Check):
             self._check_owner(order)
             return
+        if isinstance(order, Compare):
+            self._compare(order)
+            return
         if self._broken is not None and unaware(self._broken, order):
             self._uplink.report(self._broken)
             return
@@ -194,7 +209,7 @@ class Aggregator:
             raise TrainingError(f"this replica has lost a round that the others have committed ({order.version})")
         if (group := self.membership.group) is not None:
             with self._buffer.undisturbed():  # residuals that another member owns now become our own change
-                self._reducer = reducer_of(group, self._buffer.update, self._settings)
+                self._reducer = reducer_of(group, self._buffer.update, self._settings, self._uplink.sign)
         self.members = order.members
         self._enter(Stage.IDLE)
         self.flags.formed.set()
@@ -280,6 +295,13 @@ class Aggregator:
         self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
         self._uplink.report(self._found)
 
+    def _compare(self, order: Compare) -> None:
+        """Say what each member has told us in the round in flight. Asked again, we say it again."""
+        if (order.generation, order.round, self.stage) != (self.membership.generation, self.round, Stage.REDUCED):
+            return
+        if self._reducer is not None and (shown := self._reducer.shown()) is not None:
+            self._uplink.report(Compared(0, 0, "", order.generation, order.round, *shown))
+
     def left_over(self) -> Tensors:
         """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it
         cannot be had, as from a fleet of one, which sends nothing there."""
@@ -314,7 +336,7 @@ class Aggregator:
         # In this thread and before the next order, because anchors move nowhere else: the copy is exactly this
         # version's.
         if order is not None and order.save and self.checkpoint_parts is not None:
-            self.checkpoint_parts.commit(self.version, self.membership.first)
+            self.checkpoint_parts.commit(self.version, self.membership.first, writer=order.writer)
         if order is not None and self.anchor_copy is not None:
             self.anchor_copy.committed(self.version, order.evaluator)
         self._enter(Stage.IDLE)

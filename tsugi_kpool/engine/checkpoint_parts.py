@@ -57,12 +57,14 @@ class CheckpointParts:
         self._unwritten: deque[tuple[str, Tensors]] = deque()
         """Checkpoints that still lack the training thread's part, each with our residuals at that version."""
 
-    def commit(self, version: int, first: bool, final: bool = False) -> None:
-        """Save the present anchors; the generation's first member writes them.
+    def commit(self, version: int, first: bool, final: bool = False, writer: int | None = None) -> None:
+        """Save the present anchors; the generation's first member writes them, or the writer that the hub names.
 
         Called where nobody else changes them: in the aggregator's thread or, after the last round, in the training
         thread.
         """
+        if writer is not None:
+            first = writer == self._replica
         if self._apart and not first:
             return
         name = scratch_name(version, final)

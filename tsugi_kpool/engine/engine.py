@@ -255,10 +255,12 @@ class KPoolEngine(Steps):
         aggregator = self.aggregator
         self.boundary.wait(self.flags.finished, timeout_s, meanwhile)
         self.buffer.settle(aggregator.membership.alone)
+        finish = self.flags.finish
         if aggregator.checkpoint_parts is not None:
             # After `settle`, which in a fleet of one may move the anchors by a rounding.
-            aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, final=True)
-        evaluate = self.flags.finish is not None and self.flags.finish.evaluate
+            writer = finish.writer if finish is not None else None
+            aggregator.checkpoint_parts.commit(aggregator.version, aggregator.membership.first, True, writer)
+        evaluate = finish is not None and finish.evaluate
         self._say(evaluate=evaluate)
         return evaluate
 

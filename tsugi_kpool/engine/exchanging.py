@@ -125,7 +125,8 @@ class ExchangeReducer:
         def read(result: Result, raw: bytearray) -> tuple[Result, RoundResult | UnusableRound]:
             check_result(part, result)
             codes = packed[header_bytes(len(part.adapters)) :]
-            return result, self._outcome(contribution, part, result, np.frombuffer(raw, np.uint8), codes)
+            got = np.frombuffer(raw, np.uint8)
+            return result, outcome_of(contribution, self.rank, self._update, part, result, got, codes)
 
         try:
             result, outcome = client.reduce_with(part, packed.data, read)
@@ -144,26 +145,40 @@ class ExchangeReducer:
             receipt=client.receipt,
         )
 
-    def _outcome(
-        self, contribution: Contribution, part: Part, result: Result, raw: Bytes, codes: Bytes
-    ) -> RoundResult | UnusableRound:
-        """Return what a result is to us. Where our part came too late nothing of it has been sent."""
-        if result.unusable:
-            return UnusableRound(result.unusable, self.members - len(result.missed))
-        headers, mean = opened(part, result, raw)
-        norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
-        if self.rank in result.missed:
-            sent = torch.zeros_like(contribution.delta)
-        else:
-            sent = sent_of(contribution, codes, self._settings.payload, part.keep)
-        return result_of(contribution, self._update, headers, mean, norm2, sent, alone=False)
-
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         del owner, checkers
         raise CollectiveError("a check of a round that has no owners here")
 
+    def shown(self) -> None:
+        """Return nothing: members tell each other nothing here."""
+
     def committed(self, round: int) -> None:
         self._group.client.settled = round
+
+
+def outcome_of(
+    contribution: Contribution, rank: int, update: UpdateRule, part: Part, result: Result, raw: Bytes, codes: Bytes
+) -> RoundResult | UnusableRound:
+    """Return what a result is to one of its round's members. Where its part came too late nothing of it was sent.
+
+    Args:
+        contribution: The member's.
+        rank: Its place.
+        update: Its anchors, and what a round does to them.
+        part: What it has said of its part.
+        result: What the exchange says of the round.
+        raw: What came with that.
+        codes: Its part, as it was coded.
+    """
+    if result.unusable:
+        return UnusableRound(result.unusable, len(part.members) - len(result.missed))
+    headers, mean = opened(part, result, raw)
+    norm2 = None if result.plain_norm2 is None else np.array(result.plain_norm2)
+    if rank in result.missed:
+        sent = torch.zeros_like(contribution.delta)
+    else:
+        sent = sent_of(contribution, codes, Payload(part.payload), part.keep)
+    return result_of(contribution, update, headers, mean, norm2, sent, alone=False)
 
 
 def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
@@ -182,11 +197,16 @@ def left_at(group: ExchangeGroup, anchor: Tensor) -> Tensors:
     return {LEFT: torch.frombuffer(whole, dtype=torch.uint8).reshape(adapters, -1)} if whole else {}
 
 
-def reducer_of(group: Group | ExchangeGroup, update: UpdateRule, settings: KPool) -> Reducer:
-    """Return what sums the rounds of this generation."""
+def reducer_of(
+    group: Group | ExchangeGroup,
+    update: UpdateRule,
+    settings: KPool,
+    sign: Callable[[int, int, bytes], bytes],
+) -> Reducer:
+    """Return what sums the rounds of this generation; `sign` is `Uplink.sign`."""
     if isinstance(group, ExchangeGroup):
         return ExchangeReducer(group, update, settings)
-    return GroupReducer(group, update, settings)
+    return GroupReducer(group, update, settings, sign)
 
 
 def part_of(

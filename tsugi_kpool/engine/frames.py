@@ -12,6 +12,7 @@ from tsugi_kpool.codec.coding import Bytes, Floats
 from tsugi_kpool.codec.header import Header
 from tsugi_kpool.codec.promises import kept, leaf, promise_bytes, promises
 from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.core.rounds.statements import SIGNATURE_BYTES, UNSIGNED, digest_of
 
 NORM_BYTES = 8
 
@@ -72,15 +73,32 @@ class Frames:
 
     def answer_bytes(self, owner: int) -> int:
         """Return the bytes of an owner's frame to all."""
-        return self.verdict_bytes + NORM_BYTES * self.adapters + self.mean_bytes(owner)
+        return self.verdict_bytes + NORM_BYTES * self.adapters + self.mean_bytes(owner) + SIGNATURE_BYTES
 
     def answer(self, owner: int, verdict: Sequence[int], norm2: Floats | None, out: Bytes | None) -> Bytes:
-        """Return an owner's frame to all; zeros in place of a mean that there is not."""
+        """Return an owner's frame to all, not signed yet; zeros in place of a mean that there is not."""
         bad = np.zeros(self.cut.owners, np.uint8)
         bad[list(verdict)] = 1
         norms = np.zeros(self.adapters) if norm2 is None else np.asarray(norm2, np.float64)
         codes = np.zeros(self.mean_bytes(owner), np.uint8) if out is None else out
-        return np.concatenate([np.packbits(bad), norms.view(np.uint8), codes])
+        return np.concatenate([np.packbits(bad), norms.view(np.uint8), codes, np.frombuffer(UNSIGNED, np.uint8)])
+
+    def digest(self, told: bytes, answer: Bytes) -> bytes:
+        """Return the digest of all that a member tells the others alike: what it signs.
+
+        Args:
+            told: Its header and the root of its promises.
+            answer: Its frame to all, as an owner.
+        """
+        return digest_of((told, answer[:-SIGNATURE_BYTES].data))
+
+    def sign(self, answer: Bytes, signature: bytes) -> None:
+        """Put a signature into an owner's frame to all."""
+        answer[-SIGNATURE_BYTES:] = np.frombuffer(signature, np.uint8)
+
+    def signature(self, answer: Bytes) -> bytes:
+        """Return the signature in an owner's frame to all, whether it is one or not."""
+        return answer[-SIGNATURE_BYTES:].tobytes()
 
     def verdict(self, answer: Bytes) -> list[int]:
         """Return whom an owner's frame blames."""

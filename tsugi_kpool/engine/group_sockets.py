@@ -19,6 +19,9 @@ Known = dict[int, int]
 """File descriptor -> inode: the number alone may mean another file later."""
 End = tuple[str, int]
 """Address and port."""
+MARK_S = 4243
+"""`TCP_KEEPIDLE` of sockets that are no group's: what a marked socket accepts has it, too, from its first moment on,
+and nobody else chooses this value. Keep-alive itself stays off."""
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
 """Part of Linux's struct tcp_info that is read, and the offset of tcpi_bytes_received in it."""
 
@@ -31,9 +34,10 @@ class Sockets:
         self._ours: Known = {}
 
     def keep_new(self) -> None:
-        """Take the sockets opened since `__init__` for the group's. Another thread's may be among them; it will
-        reconnect."""
-        self._ours = {fd: inode for fd, inode in _open_sockets().items() if self._before.get(fd) != inode}
+        """Take the TCP sockets opened since `__init__` for the group's, without those that are marked (`mark`) and
+        those that are not connected yet. Another thread's may be among them; it will reconnect."""
+        new = {fd: inode for fd, inode in _open_sockets().items() if self._before.get(fd) != inode}
+        self._ours = {fd: inode for fd, inode in new.items() if _may_be_a_groups(fd)}
 
     @property
     def severed(self) -> bool:
@@ -60,6 +64,31 @@ class Sockets:
         for fd, inode in self._ours.items():
             if now.get(fd) == inode:
                 _shut_down(fd)
+
+
+def mark(one: socket.socket) -> None:
+    """Mark a TCP socket that may be open while a group forms, and is not the group's, and with it what it accepts.
+
+    Args:
+        one: Neither listening nor connected yet.
+    """
+    if _MARK is not None:
+        with suppress(OSError):
+            one.setsockopt(socket.IPPROTO_TCP, _MARK, MARK_S)
+
+
+_MARK = getattr(socket, "TCP_KEEPIDLE", None)
+
+
+def _may_be_a_groups(fd: int) -> bool:
+    for copy in _copies(fd):
+        with copy:
+            try:
+                marked = _MARK is not None and copy.getsockopt(socket.IPPROTO_TCP, _MARK) == MARK_S
+            except OSError:
+                marked = False
+            return not marked and (_listens(copy) or _ends(copy) is not None)
+    return False
 
 
 def _open_sockets() -> Known:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from tsugi_kpool.core.messages import Generation, Unreached
 from tsugi_kpool.core.replica import reach
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.errors import TsugiError
+
+from .group_sockets import mark
 
 CONNECT_S, SAY_S = 3.0, 2.0
 """Timeouts of a connection, and of each answer over it: less than five seconds until the hub knows."""
@@ -76,7 +80,7 @@ class _Trial:
             asyncio.run(self._meet(host))
 
     async def _meet(self, host: str) -> None:
-        server = await asyncio.start_server(self._listen, host, 0, limit=len(reach.FULL))
+        server = await asyncio.start_server(self._listen, sock=_listener(host), limit=len(reach.FULL))
         async with server:
             at, port = server.sockets[0].getsockname()[:2]
             self._uplink.store_put(reach.key_of(self._order.generation, self._replica), f"{at} {port}".encode())
@@ -141,7 +145,7 @@ async def dialled(host: str, port: int, key: bytes, who: tuple[int, int, int]) -
         who: Generation, our number, the member's.
     """
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
+        reader, writer = await asyncio.wait_for(_connected(host, port), CONNECT_S)
     except TimeoutError:
         return reach.NO_ANSWER
     except ConnectionRefusedError:
@@ -154,6 +158,37 @@ async def dialled(host: str, port: int, key: bytes, who: tuple[int, int, int]) -
         return reach.NO_WORD
     finally:
         writer.close()
+
+
+async def _connected(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    made, address = _marked(host, port)
+    try:
+        await asyncio.get_running_loop().sock_connect(made, address)
+        return await asyncio.open_connection(sock=made)
+    except BaseException:
+        made.close()
+        raise
+
+
+def _listener(host: str) -> socket.socket:
+    made, address = _marked(host, 0)
+    try:
+        made.bind(address)
+        made.listen()
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _marked(host: str, port: int) -> tuple[socket.socket, Any]:
+    """Return a socket that the group which forms meanwhile does not take for its own, because it closes before that
+    does; and the address for it."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setblocking(False)
+    mark(made)
+    return made, address
 
 
 async def twice(host: str, port: int, key: bytes, who: tuple[int, int, int]) -> str:

@@ -7,8 +7,9 @@ between replicas at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -22,7 +23,7 @@ from .collective import CollectiveError, Group
 from .local import LocalUpdate
 from .rounds import Contribution
 from .scatter_check import Checking, Evidence, checking
-from .scattered import scattered
+from .scattered import Sign, scattered, unsigned
 from .update import UpdateRule
 from .ways import Outcome, Place, ToAll, ToEach, Way, gathered
 
@@ -82,6 +83,10 @@ class Reducer(Protocol):
             CollectiveError: as `reduce`; or there is no such round here.
         """
 
+    def shown(self) -> tuple[bytes, bytes] | None:
+        """Return what each member has told us in the round in flight: digests and signatures, in their order (see
+        `core.messages.Compared`). None: nobody tells all others anything here."""
+
     def committed(self, round: int) -> None:
         """The round counts."""
 
@@ -109,11 +114,11 @@ class Ways:
         if isinstance(update, LocalUpdate):
             update.divide(self.cut, rank)
 
-    def of(self, contribution: Contribution) -> Way:
-        """Return the way that a round of ours takes."""
+    def of(self, contribution: Contribution, sign: Sign = unsigned) -> Way:
+        """Return the way that a round of ours takes; `sign` signs what we tell the others in it."""
         if self.cut is None or self._keeper is None:
             return gathered(self._place, contribution)
-        return scattered(self._place, self._keeper, self.cut, contribution, self.kept)
+        return scattered(self._place, self._keeper, self.cut, contribution, self.kept, sign)
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> Checking:
         """Take part in the check of an owner of our last round.
@@ -133,18 +138,30 @@ class GroupReducer:
         group: The generation's.
         update: Our anchors, and what a round does to them.
         settings: The pool's.
+        sign: Signs what we tell the others in a round of a generation, as `Uplink.sign` does; None: nobody does.
     """
 
-    def __init__(self, group: Group, update: UpdateRule, settings: KPool) -> None:
+    def __init__(
+        self,
+        group: Group,
+        update: UpdateRule,
+        settings: KPool,
+        sign: Callable[[int, int, bytes], bytes] | None = None,
+    ) -> None:
+        self._sign = sign
         self._group, self.rank, self.members = group, group.rank, group.world
         self._ways = Ways(group.rank, group.world, update, settings)
 
     def reduce(self, contribution: Contribution, fire: Fire | None = None) -> Reduction:
-        del fire  # a group knows its rounds by their order
-        return Reduction(*drive(self._ways.of(contribution), self._group), first=self.rank == 0)
+        sign = self._sign
+        known = unsigned if fire is None or sign is None else partial(sign, fire.generation, fire.round)
+        return Reduction(*drive(self._ways.of(contribution, known), self._group), first=self.rank == 0)
 
     def check(self, owner: int, checkers: tuple[int, ...]) -> tuple[tuple[int, ...], Traffic]:
         return drive(self._ways.check(owner, checkers), self._group)
+
+    def shown(self) -> tuple[bytes, bytes] | None:
+        return self._ways.kept[0].shown() if self._ways.kept else None
 
     def committed(self, round: int) -> None:
         del round

@@ -35,6 +35,12 @@ class Evidence:
     bounds: list[Floats]
     """Of each owner, how large its residuals can be: [K, blocks]."""
 
+    def shown(self) -> tuple[bytes, bytes]:
+        """Return what we have got of each member: the digest of what it tells all alike, and its signature."""
+        told = [head.tobytes() + root for head, root in zip(self.headers, self.roots, strict=True)]
+        digests = map(self.frames.digest, told, self.answers)
+        return b"".join(digests), b"".join(map(self.frames.signature, self.answers))
+
 
 Checking = Generator[ToEach, list[Tensor], tuple[int, ...]]
 

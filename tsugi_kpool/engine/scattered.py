@@ -7,16 +7,17 @@ shard's owner, who sums, adds what coding its earlier means has lost, codes the 
 sends 2 (R-1)/R payloads instead of R-1, and decodes two instead of R.
 
     1. to each owner:  header | promise | codes of its shard
-    2. to all:         verdict | squared norms | coded mean of our shard
+    2. to all:         verdict | squared norms | coded mean of our shard | signature
 
 A *promise* binds a member to what it sends to all owners (`codec.promises`): the check of an owner relies on it
 (`scatter_check`). The *verdict* of an owner names the members whose parts are unusable, because it alone has seen
-them.
+them. The *signature* is of all that a member tells the others alike, in both stages: who tells one of them something
+else has signed two things, or has given it no signature. Nobody checks it before members differ (`Evidence.shown`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from tsugi_kpool.codec.keeper import Keeper
 from tsugi_kpool.codec.owner import average
 from tsugi_kpool.codec.promises import root_of
 from tsugi_kpool.codec.shards import Cut
+from tsugi_kpool.core.rounds.statements import UNSIGNED
 
 from .collective import CollectiveError
 from .frames import Frames
@@ -37,8 +39,24 @@ from .scatter_check import Evidence
 from .update import Owned
 from .ways import Place, ToEach, Way
 
+Sign = Callable[[bytes], bytes]
+"""Signs the digest of what we tell all members alike in one round."""
 
-def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution, kept: list[Evidence]) -> Way:
+
+def unsigned(digest: bytes) -> bytes:
+    """Sign nothing: for fleets without a hub that could check it."""
+    del digest
+    return UNSIGNED
+
+
+def scattered(
+    place: Place,
+    keeper: Keeper,
+    cut: Cut,
+    contribution: Contribution,
+    kept: list[Evidence],
+    sign: Sign = unsigned,
+) -> Way:
     """Sum a round in two stages.
 
     Args:
@@ -47,6 +65,7 @@ def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution
         cut: The generation's shards.
         contribution: Ours.
         kept: Gets the evidence of the round.
+        sign: Ours, for this round.
     """
     adapters, shape = contribution.shipment.adapters, contribution.delta.shape
     frames = Frames(cut, len(adapters))
@@ -56,10 +75,11 @@ def scattered(place: Place, keeper: Keeper, cut: Cut, contribution: Contribution
     parts = [each.numpy() for each in got]
     headers = np.stack([frames.header(each) for each in parts])
     answer, rest = _own(place, keeper.rest(adapters), frames, parts, headers)
+    roots = [root_of(frames.promise(each)) for each in parts]
+    frames.sign(answer, sign(frames.digest(headers[place.rank].tobytes() + roots[place.rank], answer)))
     sizes = [frames.answer_bytes(owner) for owner in range(place.members)]
     answers = [each.numpy() for each in (yield ToEach([torch.from_numpy(answer)] * place.members, sizes))]
     bounds = [keeper.bounds(adapters, owner) for owner in range(cut.owners)]
-    roots = [root_of(frames.promise(each)) for each in parts]
     kept[:] = [Evidence(frames, sent, headers, roots, answers, bounds)]
     told = headers.tobytes() + b"".join(roots)
     for owner, each in enumerate(answers):

@@ -48,6 +48,9 @@ class Answers:
     def __init__(self, tickets: Tickets) -> None:
         self._tickets, self.turns = tickets, Turns()
         self._receipts: dict[tuple[int, int], str] = {}
+        self.unwritten: set[tuple[int, int]] = set()
+        """Rounds that are not on the disk. They have no receipt, so that the hub commits them when all members have
+        voted: then nobody needs their results from another process."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = asyncio.Event()
         self.failure: BaseException | None = None
@@ -152,7 +155,7 @@ class Answers:
         """Say that a result is on the disk, with what shows the hub what it says of everybody's parts."""
         generation, round = key(part)
         if key(part) not in self._receipts:
-            told = told_by(part, reduced)
+            told = "" if key(part) in self.unwritten else told_by(part, reduced)
             self._receipts[key(part)] = self._tickets.of_result(generation, round, told) if told else ""
             for old in sorted(self._receipts)[:-RECEIPTS]:
                 del self._receipts[old]

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,8 @@ _flush = getattr(os, "fdatasync", os.fsync)
 
 Key = tuple[int, int]
 """Generation and round."""
+Unwritten = Mapping[int, Key]
+"""Adapter -> the newest round of it whose result members may have, and the disk has not."""
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -232,3 +234,12 @@ def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         _flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without(kept: Kept | None, lost: Unwritten) -> Kept | None:
+    """Return a round without what it leaves over of these adapters: a later one, which is lost, has used that up."""
+    if kept is None or not lost:
+        return kept
+    none = np.empty(0, np.uint8)
+    rows = zip(kept.part.adapters, kept.left, strict=False)
+    return replace(kept, left=[Left(row.size, none) if adapter in lost else row for adapter, row in rows])

@@ -20,6 +20,7 @@ from tsugi_kpool.core.rounds.closing import Quorum
 from tsugi_kpool.errors import ExitCode, MachineError, TsugiError
 from tsugi_kpool.system import end_with_parent
 
+from .books import Unwritten
 from .certificates import member_credentials, server_context, server_credentials
 from .reduction import LEFT, Left, left_of
 from .rounds import EVERYBODY
@@ -47,6 +48,8 @@ class Orders(msgspec.Struct, frozen=True):
     """The anchors' file of the checkpoint that the run goes on from; empty: it begins."""
     quorum: Quorum = EVERYBODY
     """Whom a round waits for."""
+    lost: dict[int, tuple[int, int]] = {}
+    """What the process before this one had not written down (`Report.unwritten`)."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +63,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
     """What a user should know of how it has begun."""
     refused: dict[str, int] = {}
+    unwritten: dict[int, tuple[int, int]] = {}
+    """Adapter -> generation and round of its newest result that is not on the disk: gone with this process."""
     error: str = ""
     """Why it does not begin, or has ended."""
 
@@ -77,16 +82,24 @@ async def serve(at: str, orders: Orders, ended: asyncio.Event) -> None:
     )
     folder, seats = Path(orders.folder), orders.seats
     left, note = begun(Path(orders.begin)) if orders.begin else ({}, "")
-    exchange = Exchange(orders.hub_secret, context, folder, seats, orders.adapters, orders.run, left, orders.quorum)
+    unwritten = orders.lost
+
+    def tell(found: Unwritten) -> None:
+        nonlocal unwritten
+        unwritten = dict(found)
+        say(_report(exchange, port, unwritten))
+
+    words = (seats, orders.adapters, orders.run, left, orders.quorum)
+    exchange = Exchange(orders.hub_secret, context, folder, *words, orders.lost, tell)
     host, _, wanted = at.rpartition(":")
     port = exchange.open(host, int(wanted))
-    told = Report(port, note=note)
+    told = Report(port, note=note, unwritten=unwritten)
     say(told)
     try:
         while not ended.is_set() and not exchange.answers.failed.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), REPORT_S)
-            report = _report(exchange, port)
+            report = _report(exchange, port, unwritten)
             if report != told:
                 say(told := report)
     finally:
@@ -111,9 +124,9 @@ def begun(path: Path) -> tuple[dict[int, Left], str]:
         raise MachineError(f"the exchange cannot go on from {path}: {error}") from error
 
 
-def _report(exchange: Exchange, port: int) -> Report:
-    counts = exchange.counts
-    return Report(port, *exchange.moved(), counts.rounds, counts.behind, refused=dict(exchange.refused))
+def _report(exchange: Exchange, port: int, unwritten: dict[int, tuple[int, int]]) -> Report:
+    counts, refused = exchange.counts, dict(exchange.refused)
+    return Report(port, *exchange.moved(), counts.rounds, counts.behind, refused=refused, unwritten=unwritten)
 
 
 def say(report: Report) -> None:

@@ -17,13 +17,14 @@ import msgspec
 from tsugi_kpool.codec.owner import Mean
 from tsugi_kpool.core.rounds.closing import REPORTERS, Awaited, Quorum, closes_s, grace_of, missed
 
-from .books import Kept
+from .books import Kept, Unwritten, without
 from .frames import MOST_STATE, Part
 from .reduction import Given, Left, Reduced, part_bytes, reduce, rest_of
 from .states import STATE_COPIES, STATE_MORE
 
 OVERTAKEN = "the fleet has gone on to another round"
 DISAGREE = "the members do not agree on what this round is"
+LOST = "the exchange was killed before the result of this round was on its disk"
 OTHER_POOL = "the adapters of this round had another size before"
 NO_ADAPTER = "the pool has no such adapter"
 TWICE = "its sender has given another part of this round"
@@ -68,6 +69,8 @@ class Rounds:
         before: The committed round before it: members may still lack it.
         adapters: Of the pool: no part names another one.
         quorum: Whom a round waits for.
+        lost: What the process before has reduced and not written down. Such a round is not reduced again: members may
+            have its result, and another one would be other anchors.
     """
 
     def __init__(
@@ -77,8 +80,12 @@ class Rounds:
         before: Kept | None,
         adapters: int,
         quorum: Quorum = EVERYBODY,
+        lost: Unwritten | None = None,
     ) -> None:
-        self._left, self.newest, self._before = left, newest, before
+        lost = lost or {}
+        self._lost = max(lost.values(), default=(0, 0))
+        self._left = {adapter: each for adapter, each in left.items() if adapter not in lost}
+        self.newest, self._before = without(newest, lost), before
         self._adapters, self._quorum = adapters, quorum
         self._spoilt: Kept | None = None
         """The newest round that cannot be applied, for those who come late to it."""
@@ -138,6 +145,8 @@ class Rounds:
             raise Refusal(NO_MEMBER)
         if over:
             return
+        if key(part) <= self._lost:
+            raise Refusal(LOST)
         if key(part) < self._begun:
             raise Refusal(OVERTAKEN)
         known = self.collecting.part if self.collecting is not None else self.newest.part if self.newest else None

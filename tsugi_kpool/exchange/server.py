@@ -19,12 +19,12 @@ from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.rounds.closing import Quorum
 
 from .answers import Answers, UnderWay
-from .books import Books, Kept
+from .books import Books, Kept, Unwritten
 from .connection import Connection, Frame
 from .doorkeeper import HANDSHAKE_S, Doorkeeper
 from .frames import CHUNK, FROM_MEMBER, PROTOCOL, BadFrame, Hello, Kind, Part, Piece, Verdict
 from .reduction import Left, Reduced, left_by, left_rows
-from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled
+from .rounds import EVERYBODY, Collecting, Refusal, Rounds, Settled, key
 from .states import States
 
 LATER_S = 0.001
@@ -56,6 +56,8 @@ class Exchange:
         run: Its name, of which the hub's tickets are made.
         begin: What is left over of each adapter where a run goes on from a checkpoint; the books know better.
         quorum: Whom a round waits for.
+        lost: What the process before this one has not written down, as it has told.
+        tell: Told what is not on the disk, before any member may count on it.
 
     Raises:
         MachineError: the books cannot be read.
@@ -71,13 +73,16 @@ class Exchange:
         run: str,
         begin: Mapping[int, Left] | None = None,
         quorum: Quorum = EVERYBODY,
+        lost: Unwritten | None = None,
+        tell: Callable[[Unwritten], object] = lambda _: None,
     ) -> None:
+        self._unwritten, self._tell = dict(lost or {}), tell
         self._secret, self._seats, self._tickets = secret, seats, Tickets(run, secret)
         self._adapters = adapters
         self.answers = Answers(self._tickets)
         self._books = Books(folder)
         self._books.begin(begin or {})
-        self._rounds = Rounds(*self._books.load(), adapters, quorum)
+        self._rounds = Rounds(*self._books.load(), adapters, quorum, lost)
         self._states = States(folder)
         self._door = Doorkeeper(context, self._connection, self._refuse)
         self._placed: dict[int, Connection] = {}
@@ -262,7 +267,22 @@ class Exchange:
             )
             self._rounds.finish(collected, kept)
             self.counts.rounds, self.counts.behind = self.counts.rounds + 1, behind
+            if not kept.reduced.result.unusable:
+                self._note(collected.part, bool(behind))
         under_way.kept.set_result(None)
+
+    def _note(self, part: Part, lacking: bool) -> None:
+        """Tell whoever would start another process what this one alone knows: before STANDS, or that could come too
+        late."""
+        before = dict(self._unwritten)
+        if lacking:
+            self._unwritten |= dict.fromkeys(part.adapters, key(part))
+            self.answers.unwritten.add(key(part))
+        else:
+            self._unwritten.clear()  # this record says what is left of every adapter
+            self.answers.unwritten.clear()
+        if self._unwritten != before:
+            self._tell(dict(self._unwritten))
 
     def _reduce(self, collected: Collecting, settled: Settled, tell: Callable[[Reduced], object]) -> tuple[Kept, str]:
         """Reduce a round and write it down, in a thread; returns it, and why it is not on the disk.

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 
 WORTH_S = 0.2
 """Where all have it after this time nothing is gained."""
-LONGER = 1.25
-"""What took this many times as long is worse, although the first members have it earlier."""
+LONGER = 1.4
+"""What took this many times as long is worse, although the first members have it earlier. All at once a round takes
+twice what handing out takes, for all give their parts at once, too; one after the other once, and one part more: with
+three members that is shorter up to 1.5 times, with more up to nearly 2. Where members' links are short, half as many
+at a time take 2 times as long."""
 CHANGED = 2.0
-"""Where it takes this many times as long as when all got it at once, the links are others now. Parts that come in
-meanwhile make it a little slower."""
+"""Where it takes this many times as long as when all got it at once, twice in a row, the links are others now. Parts
+that come in meanwhile make it a little slower, and one round alone may have been held up by something else."""
 AGAIN_AFTER = 50
 """After so many rounds fewer are tried again: links change."""
+FIRST_AGAIN_AFTER = 3
+"""After the first try that took longer; each further one in a row doubles it. What held up one round, such as another
+program's traffic, is no property of the link, and each round of all at once costs half of one more."""
 PATIENCE = 3.0
 """Who takes this many times as long as usual for its result keeps nobody waiting."""
 LEAST_PATIENCE_S = 0.5
@@ -44,6 +50,10 @@ class Turns:
         """Who get a result; at a time; at a time in the round that goes on; rounds until fewer are tried."""
         self._reference: float | None = None
         """Seconds for each byte and member when all got it at once."""
+        self._pause = FIRST_AGAIN_AFTER
+        """Rounds until fewer are tried again, after a try that took longer."""
+        self._slow = False
+        """Whether the round before took so long that the links may have changed."""
 
     def next(self, members: int, size: int) -> Turn:
         """Return how the next result is handed out.
@@ -54,7 +64,7 @@ class Turns:
         """
         if members != self._members:
             self._members = self._usual = members
-            self._reference, self._rest = None, 0
+            self._reference, self._rest, self._pause = None, 0, FIRST_AGAIN_AFTER
         tries = self._reference is not None and not self._rest and self._usual > 1
         self._tried = self._usual // 2 if tries else self._usual
         if self._reference is None:
@@ -70,13 +80,15 @@ class Turns:
         """
         cost, reference = seconds / max(1, size * self._members), self._reference
         longer = reference is not None and cost > LONGER * reference
+        was_slow = self._slow
+        self._slow = reference is not None and cost > CHANGED * reference
         self._rest = max(0, self._rest - 1)
         if self._usual == self._members and self._tried == self._usual:
             self._reference = cost if reference is None else (cost + reference) / 2
             self._rest = AGAIN_AFTER if seconds < WORTH_S else self._rest
         elif self._tried < self._usual and not longer:
-            self._usual = self._tried
+            self._usual, self._pause = self._tried, FIRST_AGAIN_AFTER
         elif self._tried < self._usual:
-            self._rest = AGAIN_AFTER
-        elif reference is not None and cost > CHANGED * reference:
+            self._rest, self._pause = self._pause, min(2 * self._pause, AGAIN_AFTER)
+        elif self._slow and was_slow:
             self._usual, self._reference = self._members, None

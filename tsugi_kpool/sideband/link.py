@@ -22,6 +22,7 @@ from tsugi_kpool.core.messages import (
     Bye,
     Checked,
     Commit,
+    Compared,
     Discarded,
     Evaluated,
     Failed,
@@ -49,6 +50,7 @@ from tsugi_kpool.errors import FencedError, LaunchError, QuarantinedError, Train
 from .incoming import one_line
 from .keys import RunKeys
 from .link_thread import WAIT_SLICE_S, LinkThread
+from .signing import Signer
 
 __all__ = ["BUDGET_BURST_S", "BUDGET_BYTES_S", "MIN_BEAT_GAP_S", "Identity", "Link"]
 
@@ -60,7 +62,7 @@ MAX_NOTICES = 50
 HELLO_SEQ = 1
 """Number of the Hello, the first message of a link."""
 
-Reported = Reduced | Checked | Broken | Unreached | Discarded | Evaluated | Saved | Figures | StopFleet
+Reported = Reduced | Checked | Compared | Broken | Unreached | Discarded | Evaluated | Saved | Figures | StopFleet
 
 
 class Link:
@@ -99,6 +101,7 @@ class Link:
         self._seat = identity.seat or (seat_key(keys.hub_secret, identity.replica) if keys.hub_secret else "")
         self.replica = identity.replica
         self.incarnation = uuid.uuid4().hex[:16]
+        self._signer = Signer()
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._leases: queue.SimpleQueue[Lease] = queue.SimpleQueue()
         self._values: dict[str, bytes] = {}
@@ -122,7 +125,7 @@ class Link:
     def start(self) -> None:
         """Ask to join, and start the thread that connects."""
         who = self._identity
-        own = (who.host, who.pid, who.config_hash, who.layout, self._seat)
+        own = (who.host, who.pid, who.config_hash, who.layout, self._seat, self._signer.key)
         # First of all messages: the Ack of HELLO_SEQ shows that the hub has let us in.
         self._send_reliably(Hello(0, who.replica, self.incarnation, *own))
         if self._leased:
@@ -149,6 +152,9 @@ class Link:
 
     def report(self, message: Reported) -> None:
         self._send_reliably(message)
+
+    def sign(self, generation: int, round: int, digest: bytes) -> bytes:
+        return self._signer.sign(generation, round, digest)
 
     def totals(self, number: int, timeout_s: float) -> Totals | None:
         """The sums of the `number`-th reduction, once this replica's Figures have been reported; None: not in time.

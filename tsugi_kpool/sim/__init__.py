@@ -6,12 +6,14 @@ from .faults import FaultyFleet, SimulatedFault
 from .fleet import Fleet
 from .report import SimulationReport
 from .scenario import Far, HubCrash, LinkModel, Slow, Speeds
+from .telling import Lie
 
 __all__ = [
     "Far",
     "FaultyFleet",
     "Fleet",
     "HubCrash",
+    "Lie",
     "LinkModel",
     "SimulatedFault",
     "SimulationReport",

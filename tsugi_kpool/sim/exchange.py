@@ -7,14 +7,13 @@ killed: parts that had come are gone and are given again, a result that was on i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tsugi_kpool.core.messages import Fire
 from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.rounds.closing import REPORTERS, Awaited, Quorum, closes_s, grace_of, missed
 
-from .collective import outcome_of
 from .kernel import Kernel
 from .replica import Contribution, Replica, SimulatedResult
 from .scenario import LinkModel
@@ -77,6 +76,7 @@ class SimulatedExchange:
         quorum: Whom a round waits for.
         reachable: Whether a replica can send and receive at present.
         done: A member has the result, and whether its own part is in it.
+        reduce: What a round amounts to, of the parts of these members, in their order, after so many seconds.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class SimulatedExchange:
         quorum: Quorum,
         reachable: Callable[[Replica], bool],
         done: Callable[[Replica, Shared, float], None],
+        reduce: Callable[[Fire, Mapping[int, Contribution], float], SimulatedResult],
     ) -> None:
         self._kernel, self._link, self._quorum = kernel, link, quorum
-        self._reachable, self._done = reachable, done
+        self._reachable, self._done, self._reduce = reachable, done, reduce
         self._in, self._out = _Queue(link.hub_bytes_per_s), _Queue(link.hub_bytes_per_s)
         self._collecting: _Collecting | None = None
         self._periods: tuple[float | None, float | None] = None, None
@@ -99,6 +100,13 @@ class SimulatedExchange:
         """Every result; a check looks at those that the hub has committed."""
         self._newest: tuple[Key, ...] = ()
         """The rounds whose results it still hands out: the newest two."""
+        self.refused: Callable[[Replica, Fire], None] | None = None
+        """Told of a member's part of a round whose result is lost; set before the first round."""
+        self.full = False
+        """Its disk takes nothing."""
+        self._unwritten: set[Key] = set()
+        self._lost_until: Key = (0, 0)
+        """Of rounds up to this one a process that was killed may have handed out what no disk has."""
         self.lost = 0
         """Parts of rounds that are over and whose results are not kept."""
         self.late = 0
@@ -115,12 +123,10 @@ class SimulatedExchange:
             return
         self._gone_s.pop(replica.number, None)
         now_s, size = self._kernel.now_s, 0 if fetches else self._payload(fire)
-        own_s = (
-            now_s
-            + self._link.latency_s
-            + size * self._link.slowness(replica.number) / self._link.bandwidth_bytes_per_s
-        )
-        here_s = max(own_s, self._in.through_s(now_s + self._link.latency_s, size))
+        here_s = now_s
+        if replica.number not in self._link.on_hub:
+            own_s = now_s + self._link.latency_s + self._own_s(replica, size)
+            here_s = max(own_s, self._in.through_s(now_s + self._link.latency_s, size))
         self._kernel.at(here_s, self._arrive, replica, fire, part, self._lives, now_s)
 
     def _arrive(self, replica: Replica, fire: Fire, part: Contribution, life: int, joined_s: float) -> None:
@@ -133,6 +139,9 @@ class SimulatedExchange:
         if known is not None:
             self.late += replica.number not in known.counted
             self._hand_out(replica, known, joined_s)
+            return
+        if here <= self._lost_until:
+            self._refuse(replica, fire)
             return
         collecting = self._collecting
         if collecting is None or _key(collecting.fire) < here:
@@ -152,6 +161,14 @@ class SimulatedExchange:
         if collecting.enough_s is None and len(collecting.parts) >= self._quorum.needed(len(fire.members)):
             collecting.enough_s = self._kernel.now_s
         self._look()
+
+    def _refuse(self, replica: Replica, fire: Fire) -> None:
+        if self._waits(replica, fire) and self.refused is not None:
+            self.refused(replica, fire)
+
+    def written(self, shared: Shared) -> bool:
+        """Return whether a result is on the disk; else the hub commits it when all have voted."""
+        return _key(shared.fire) not in self._unwritten
 
     def _known(self, key: Key) -> Shared | None:
         return self.kept[key] if key in self._newest else None
@@ -198,17 +215,21 @@ class SimulatedExchange:
             return  # killed before the result was on its disk: the round is collected again
         fire = collecting.fire
         counted = tuple(member for member in fire.members if member in collecting.parts)
-        parts = [collecting.parts[member][1] for member in counted]
-        result = outcome_of(fire, parts, self._payload(fire), self._kernel.now_s - collecting.began_s)
+        parts = {member: collecting.parts[member][1] for member in counted}
+        result = self._reduce(fire, parts, self._kernel.now_s - collecting.began_s)
         self._newest = (*self._newest[-1:], _key(fire))
         shared = self.kept[_key(fire)] = Shared(
             fire,
             result,
             counted,
-            tuple(part.shipment.durable for part in parts),
+            tuple(part.shipment.durable for part in parts.values()),
             tuple(collecting.parts[member][0].incarnation for member in counted),
-            tuple(sum(part.shipment.tokens) for part in parts),
+            tuple(sum(part.shipment.tokens) for part in parts.values()),
         )
+        if self.full:
+            self._unwritten.add(_key(fire))
+        else:
+            self._unwritten.clear()
         for member in counted:
             self._hand_out(collecting.parts[member][0], shared, collecting.joined_s[member])
         for replica, _ in collecting.late:
@@ -216,12 +237,10 @@ class SimulatedExchange:
 
     def _hand_out(self, replica: Replica, shared: Shared, joined_s: float) -> None:
         now_s, size = self._kernel.now_s, self._payload(shared.fire)
-        own_s = (
-            now_s
-            + self._link.latency_s
-            + size * self._link.slowness(replica.number) / self._link.bandwidth_bytes_per_s
-        )
-        here_s = max(own_s, self._out.through_s(now_s, size) + self._link.latency_s)
+        here_s = now_s
+        if replica.number not in self._link.on_hub:
+            own_s = now_s + self._link.latency_s + self._own_s(replica, size)
+            here_s = max(own_s, self._out.through_s(now_s, size) + self._link.latency_s)
         self._kernel.at(here_s, self._deliver, replica, shared, joined_s, self._lives)
 
     def _deliver(self, replica: Replica, shared: Shared, joined_s: float, life: int) -> None:
@@ -237,6 +256,8 @@ class SimulatedExchange:
         if self._waits(replica, shared.fire):
             if self._down or not self._reachable(replica):
                 self._kernel.after(RETRY_S, self._again, replica, shared, joined_s)
+            elif _key(shared.fire) <= self._lost_until and self._known(_key(shared.fire)) is None:
+                self._refuse(replica, shared.fire)
             else:
                 self._hand_out(replica, shared, joined_s)
 
@@ -246,6 +267,8 @@ class SimulatedExchange:
         """Its process dies; another one goes on from its disk."""
         self._lives += 1
         self._down = True
+        self._lost_until = max(self._unwritten, default=self._lost_until)
+        self._newest = tuple(each for each in self._newest if each not in self._unwritten)
         collecting, self._collecting = self._collecting, None
         self._gone_s.clear()
         self._misses.clear()
@@ -256,6 +279,10 @@ class SimulatedExchange:
         if collecting is not None and _key(collecting.fire) not in self.kept:
             for replica, part in [*collecting.parts.values(), *collecting.late]:
                 self.give(replica, collecting.fire, part)
+
+    def _own_s(self, replica: Replica, size: int) -> float:
+        """Return what so many bytes take on a replica's own link."""
+        return size * self._link.slowness(replica.number) / self._link.bandwidth_bytes_per_s
 
     def _payload(self, fire: Fire) -> int:
         return self._link.adapter_bytes * len(fire.adapters)

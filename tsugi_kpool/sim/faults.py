@@ -184,7 +184,7 @@ class FaultyFleet(Fleet):
         for each in (self.replicas, self._trainers, self._uplinks):
             each[number] = each.pop()  # type: ignore[assignment]
         self._away.dead.discard(number)
-        self._uplinks[number].join(self._hello())
+        self._uplinks[number].join(self._hello(self._uplinks[number].incarnation))
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         replica = super()._replica(number, draw)
@@ -262,7 +262,7 @@ class FaultyFleet(Fleet):
             self.kernel.after(0.05, self._obey, replica, order)  # the donor has not committed that yet
             return
         if newcomer:
-            replica.adopt(self.history[order.version], order.version)
+            self._inherit(replica, order)
         if not self._lacks(order.members):
             super()._obey(replica, order)
             return
@@ -273,6 +273,10 @@ class FaultyFleet(Fleet):
         if replica.version != version:
             self._compare(replica)
         self.kernel.after(NOTICED_S, self._broke, replica, order.generation, 0)
+
+    def _inherit(self, replica: Replica, order: Generation) -> None:
+        """A newcomer gets the donor's anchors."""
+        replica.adopt(self.history[order.version], order.version)
 
     def _join(self, replica: Replica, fire: Fire) -> None:
         if self._lacks(fire.members):

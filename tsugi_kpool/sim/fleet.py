@@ -6,7 +6,7 @@ All random numbers come from the seed, and each part has its own generator: the 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
@@ -15,7 +15,18 @@ from tsugi_kpool.core.hub.hub import Hub
 from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.hub.tickets import Tickets
-from tsugi_kpool.core.messages import Bye, Commit, Drain, Fire, Generation, Hello, Message, Reduced
+from tsugi_kpool.core.messages import (
+    Broken,
+    Bye,
+    Commit,
+    Compare,
+    Drain,
+    Fire,
+    Generation,
+    Hello,
+    Message,
+    Reduced,
+)
 from tsugi_kpool.core.replica.linger import Linger
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.replica.stage import Stage
@@ -24,13 +35,14 @@ from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.core.rounds.told import told_of
 from tsugi_kpool.core.settings import Trigger
 
-from .collective import Collective
+from .collective import Collective, outcome_of
 from .exchange import Shared, SimulatedExchange
 from .hub_host import HubHost
 from .kernel import Channel, Kernel
-from .replica import Replica, SimulatedResult
+from .replica import Contribution, Replica, SimulatedResult
 from .report import SimulationReport
 from .scenario import HubCrash, LinkModel, Speeds, spread
+from .telling import Telling, key_of
 from .trainer import Trainer
 from .uplink import Uplink, Wire
 
@@ -78,18 +90,21 @@ class Fleet:
         """Descriptions of commits that differed."""
         self._draw = random.Random(f"{seed}:collective")
         self._collective: Collective | None = None
+        self.telling = Telling(seed)
         self.exchange = (
-            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared)
+            SimulatedExchange(self.kernel, link, quorum_of(plan.kpool), self._reachable, self._shared, self._combined)
             if plan.exchange
             else None
         )
+        if self.exchange is not None:
+            self.exchange.refused = self._refused
         self.replicas: list[Replica] = []
         self._trainers: list[Trainer] = []
         self._uplinks: list[Uplink] = []
         for number in range(plan.replicas):
             self._add(number, speeds)
         for uplink in self._uplinks:
-            uplink.join(self._hello())
+            uplink.join(self._hello(uplink.incarnation))
 
     @property
     def hub(self) -> Hub:
@@ -153,8 +168,8 @@ class Fleet:
         self._trainers.append(trainer)
         self._uplinks.append(uplink)
 
-    def _hello(self) -> Hello:
-        return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated")
+    def _hello(self, incarnation: str) -> Hello:
+        return Hello(0, 0, "", "simulated", 0, self.plan.config_hash, "simulated", key=key_of(incarnation))
 
     def _replica(self, number: int, draw: random.Random) -> Replica:
         """Return a new replica. Benchmarks override this with one that trains a model."""
@@ -185,6 +200,9 @@ class Fleet:
             replica.draining = True
             trainer.go_on()
             return
+        if isinstance(order, Compare):
+            self._show(replica, order)
+            return
         version, finished = replica.version, replica.finished
         action = replica.obey(order)
         if replica.version != version:
@@ -200,6 +218,13 @@ class Fleet:
             trainer.go_on()
         if action.starts and isinstance(order, Fire):
             self._join(replica, order)
+
+    def _show(self, replica: Replica, order: Compare) -> None:
+        """Say what each member has told this one in the round in flight."""
+        if (order.generation, order.round, replica.stage) == (replica.generation, replica.round, Stage.REDUCED):
+            keys = {each.number: key_of(each.incarnation) for each in self.replicas}
+            if shown := self.telling.compared(order, replica.number, keys):
+                self._uplinks[replica.number].report(shown)
 
     def _compare(self, replica: Replica) -> None:
         """Compare a replica's commit with the hub's, and its anchors with those of the first replica that
@@ -218,6 +243,10 @@ class Fleet:
         """Return whether a replica can send and receive at present."""
         return not replica.closed
 
+    def _combined(self, fire: Fire, parts: Mapping[int, Contribution], seconds: float) -> SimulatedResult:
+        """Return what a round at the exchange amounts to, of the parts of these members, in their order."""
+        return outcome_of(fire, list(parts.values()), self.link.adapter_bytes * len(fire.adapters), seconds)
+
     def _shared(self, replica: Replica, shared: Shared, joined_s: float) -> None:
         """A member has got an exchange's result."""
         number, fire, outcome = replica.number, shared.fire, shared.result
@@ -229,9 +258,19 @@ class Fleet:
             self.kernel.now_s - joined_s, replica.shipped_durable,
             counted=shared.counted if says else (), durables=shared.durables if says else (),
             told=(told := told_of(shared.counted, outcome.weights, shared.durables)),
-            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says else "",
+            receipt=TICKETS.of_result(fire.generation, fire.round, told) if says and self._written(shared) else "",
         )  # fmt: skip
         self._uplinks[number].report(reduced)
+        self._go_through(replica)
+
+    def _written(self, shared: Shared) -> bool:
+        return self.exchange is not None and self.exchange.written(shared)
+
+    def _refused(self, replica: Replica, fire: Fire) -> None:
+        """The exchange has lost what this round amounts to."""
+        replica.let_go()
+        replica.broken = Broken(0, 0, "", fire.generation, fire.round, "its result is lost")
+        self._uplinks[replica.number].report(replica.broken)
         self._go_through(replica)
 
     def _go_through(self, replica: Replica) -> None:
@@ -263,9 +302,10 @@ class Fleet:
         self, members: Sequence[int], fire: Fire, outcome: SimulatedResult, joined_s: dict[int, float]
     ) -> None:
         now_s = self.kernel.now_s
+        self.telling.begin(fire, now_s)
         sent_bytes = round(outcome.payload_bytes * sent_payloads(self.plan.kpool, len(fire.members)))
         for number in members:
-            digest = self.replicas[number].on_reduced(outcome, sent_bytes)
+            digest = self.telling.vote(number, self.replicas[number].on_reduced(outcome, sent_bytes))
             durable = self.replicas[number].shipped_durable
             first = number == fire.members[0]  # which says for all what all would say alike
             reduced = Reduced(

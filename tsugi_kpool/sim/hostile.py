@@ -14,6 +14,8 @@ from tsugi_kpool.core.messages import (
     Check,
     Checked,
     Commit,
+    Compare,
+    Compared,
     Drain,
     Evaluated,
     Failed,
@@ -58,17 +60,18 @@ def samples(replica: int, incarnation: str, n: int) -> list[Message]:
     beat = Beat(*who, 1, 1, 1, "training", 9, 9, 90, 1.5, 1.6, 0.2, 1.0, 1e-3, (1,) * n, 10, False)
     reduced = Reduced(4, *who, 1, 1, "d" * 64, 0.1, 100, (10, 10), 0.1, 0.2)
     from_members = [
-        Hello(1, *who, "host", 1, "c0ffee", "layout"), beat, Vitals(*who, 1.0, MachineFacts()), reduced,
+        Hello(1, *who, "host", 1, "c0ffee", "layout", key=b"k" * 32), beat, reduced,
+        Vitals(*who, 1.0, MachineFacts()),
         LeaseRequest(*who, 2), Evaluated(5, *who, "base", {"loss_sum": 1.0}, (("a", "b", "c"),)),
         Failed(6, *who, "KeyError"), Bye(7, *who), StorePut(8, replica, "epoch1/0", b"\x00\xff" * 8),
         StoreGet(replica, "epoch1/0"), StatusRequest(), SlotRequest("t"), StopRequest("t"),
         Fell("t", 1, "killed"), Saved(9, *who, 1, False, part_name(replica), 10, "a" * 64), StopRun(),
-        Checked(10, *who, 1, 1, 0, 1, (1,)),
+        Checked(10, *who, 1, 1, 0, 1, (1,)), Compared(11, *who, 1, 1, b"d" * 64, b"s" * 128),
     ]  # fmt: skip
     from_the_hub = [
         Ack(3), Stamps(1.0, 2.0, 3.0), Refused("no"), Generation(1, (0, 1), 0), Fire(1, 2, (0, 1), (0, 1), "count"),
         Commit(1, 1), Abort(1, 1, "late"), Lease(1, 0, 2), StoreValue("k", None), Drain("d"), Finish(3, True),
-        Slot("t", 1, "run", "seed: 0", "c0ffee"), Check(1, 1, 0, (1,)),
+        Slot("t", 1, "run", "seed: 0", "c0ffee"), Check(1, 1, 0, (1,)), Compare(1, 1),
     ]  # fmt: skip
     return [*from_members, *from_the_hub]
 

@@ -19,6 +19,7 @@ from .disk import Disk
 from .dispatcher import Dispatcher
 from .kernel import Kernel
 from .scenario import HubCrash
+from .telling import verify
 
 TICK_S = 0.05
 """Period of the hub's ticks, as in sideband.hub.server."""
@@ -189,6 +190,7 @@ class HubHost:
         """Let this hub run from now on."""
         if not self._watched:
             hub.stragglers = Unwatched()
+        hub.rounds.verify = verify
         self.hub, self._dispatcher, self._queue = hub, Dispatcher(hub, self.refused), PriorityQueue()
 
     def _crash(self, crash: HubCrash) -> None:

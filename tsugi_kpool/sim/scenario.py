@@ -83,6 +83,8 @@ class LinkModel:
     """Bandwidth of the hub's machine in each direction, through which an exchange's parts and results go."""
     slow: tuple[tuple[int, float], ...] = ()
     """(replica, factor): its payloads take so many times as long to an exchange and back."""
+    on_hub: tuple[int, ...] = ()
+    """Replicas on the hub's machine: their payloads pass no link on their way to an exchange and back."""
     far: Far | None = None
     """The connection between two halves of the fleet; None: all machines are equally near."""
 

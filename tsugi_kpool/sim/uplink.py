@@ -14,6 +14,7 @@ from tsugi_kpool.core.messages import (
     Broken,
     Bye,
     Commit,
+    Compared,
     Discarded,
     Evaluated,
     Generation,
@@ -138,7 +139,7 @@ class Uplink:
         self._outbox.add(hello)
         self._ask()
 
-    def report(self, message: Hello | Reduced | Broken | Discarded | Evaluated | Bye) -> None:
+    def report(self, message: Hello | Reduced | Compared | Broken | Discarded | Evaluated | Bye) -> None:
         """Send a reliable message; `seq`, `replica` and `incarnation` are filled in."""
         self._outbox.add(message)
         self._wake()
@@ -173,7 +174,7 @@ class Uplink:
         if self.frozen:
             self._waiting.append(message)
             return
-        self._pacing.heard(self._wire.size(message), self._kernel.now_s)
+        self._pacing.heard(message, self._wire.size(message), self._kernel.now_s)
         self._sort_in(message)
         if self._pacing.nudged:
             self._wake()  # a hub that is heard again is told sooner
@@ -242,6 +243,6 @@ class Uplink:
             self._wake()
 
     def _send(self, message: Message, now_s: float) -> None:
-        self._pacing.sent(self._wire.size(message), type(message) is Beat, now_s)
+        self._pacing.sent(message, self._wire.size(message), now_s)
         if not self.cut:
             self._wire.channel.send(2 * self.replica, self._hear, message, self.route)

@@ -7,6 +7,7 @@ import msgspec
 from tsugi_kpool.core.checkpoint import ANCHORS, part_name
 from tsugi_kpool.core.effects import CheckpointOrdered, FleetStage
 from tsugi_kpool.core.messages import Saved
+from tsugi_kpool.core.settings import Mode
 
 from .leasing import samples_trained, tokens_trained
 from .members import mean_loss
@@ -28,14 +29,14 @@ def mark(state: HubState) -> list[CheckpointOrdered]:
     if not state.save_wanted or commit is None or state.stage is FleetStage.DRAINING:
         return []
     state.save_wanted = False
-    state.rounds.newest_commit = msgspec.structs.replace(commit, save=True)
+    state.rounds.newest_commit = msgspec.structs.replace(commit, save=True, writer=other_writer(state))
     return [order(state, final=False)]
 
 
 def order(state: HubState, final: bool) -> CheckpointOrdered:
     """A checkpoint of this moment will come: its members are asked for their parts, and nobody else."""
     facts = ordered(state, final)
-    state.asked[facts.version, final] = facts.members
+    state.asked[facts.version, final] = facts.members, facts.writer
     while len(state.asked) > ASKED:
         del state.asked[next(iter(state.asked))]
     return facts
@@ -51,7 +52,27 @@ def ordered(state: HubState, final: bool) -> CheckpointOrdered:
         trained=samples_trained(state) - count(state.plan.done),
         loss=mean_loss(member.beat for member in state.live() if member.beat),
         members=state.present,
+        writer=_writer(state),
+        digests=_digests(state),
     )
+
+
+def other_writer(state: HubState) -> int | None:
+    """Return who writes the anchors, where that is not the generation's first member."""
+    writer = _writer(state)
+    return None if writer == min(state.present, default=0) else writer
+
+
+def _writer(state: HubState) -> int:
+    usable = [each for each in state.present if each not in state.passed_over]
+    return min(usable or state.present, default=0)
+
+
+def _digests(state: HubState) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """What members have agreed on, where it covers nothing but anchors. Of one member nobody else has said the same,
+    and its anchors may differ from those of its last rounds by a rounding."""
+    plain = bool(state.plan.exchange) and state.plan.kpool.mode == Mode.LOCAL and len(state.present) > 1
+    return tuple(state.rounds.agreed_on.items()) if plain else ()
 
 
 def possible(state: HubState, saved: Saved) -> bool:
@@ -64,16 +85,17 @@ def possible(state: HubState, saved: Saved) -> bool:
 
 
 def _asked_for(state: HubState, saved: Saved) -> tuple[str, ...]:
-    """The files of this checkpoint that this replica writes: its own; the first member those of all, too.
+    """The files of this checkpoint that this replica writes: its own; who writes the anchors those, too.
 
-    Of replicas from elsewhere the first member alone writes any. A hub that has gone on from a journal does not know
+    Of replicas from elsewhere this one alone writes any. A hub that has gone on from a journal does not know
     what was asked before.
     """
-    own, members = part_name(saved.replica), state.asked.get((saved.version, saved.final))
-    if members is None:
+    own, asked = part_name(saved.replica), state.asked.get((saved.version, saved.final))
+    if asked is None:
         return (own, ANCHORS) if state.resumed else ()
+    members, writer = asked
     if saved.replica not in members:
         return ()
-    if saved.replica == min(members):
+    if saved.replica == writer:
         return (own, ANCHORS)
     return () if saved.replica in state.slots.replicas else (own,)

@@ -8,7 +8,7 @@ from tsugi_kpool.core.messages import Abort, Drain, Finish, Refused
 from tsugi_kpool.core.records import Finished, Interrupted, RunFailed
 
 from .changes import keep
-from .checkpoint_orders import order
+from .checkpoint_orders import order, other_writer
 from .state import HubState
 
 
@@ -37,7 +37,7 @@ def stop_early(state: HubState) -> list[Effect]:
 def finish_order(state: HubState) -> Finish:
     """The order that ends a run well."""
     wanted = state.stopped_early or not state.interrupted
-    return Finish(state.rounds.version, wanted, min(state.present, default=0))
+    return Finish(state.rounds.version, wanted, min(state.present, default=0), other_writer(state))
 
 
 def finish(state: HubState) -> list[Effect]:

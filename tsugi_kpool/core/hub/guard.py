@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Broken,
     Checked,
     CheckpointOffer,
+    Compared,
     DataPart,
     DataRequest,
     Discarded,
@@ -41,6 +42,7 @@ from tsugi_kpool.core.messages import (
     Vitals,
 )
 from tsugi_kpool.core.replica import reach
+from tsugi_kpool.core.rounds.statements import DIGEST_BYTES, KEY_BYTES, SIGNATURE_BYTES
 from tsugi_kpool.core.rounds.told import TOLD_CHARS, told_of
 
 from .checkpoint_orders import possible
@@ -125,6 +127,8 @@ class Guard:
         """One that may not join is told why; unless everybody waits for it, that is no reason to end the run."""
         if len(hello.host) > MAX_WORD or len(hello.incarnation) > MAX_WORD or len(hello.seat) > SEAT_CHARS:
             return Kind.RANGE
+        if len(hello.key) not in (0, KEY_BYTES):
+            return Kind.RANGE
         known = self.state.members.get(hello.replica)
         if hello.incarnation in self.state.fenced:
             return None
@@ -168,6 +172,8 @@ class Guard:
             return self._reduced(message)
         if isinstance(message, Checked):
             return self._checked(message)
+        if isinstance(message, Compared):
+            return self._compared(message)
         if self.state.members[message.replica].lost is not None:  # type: ignore[attr-defined]
             return None  # its books are closed, so nothing fits them: the hub tells it that it has left
         if isinstance(message, LeaseRequest) and not self.state.resumed:
@@ -211,6 +217,15 @@ class Guard:
         most = self.state.plan.replicas + self.state.plan.spare
         known = len(set(checked.wrong)) == len(checked.wrong) and all(each < most for each in checked.wrong)
         return None if known else Kind.RANGE
+
+    def _compared(self, compared: Compared) -> Kind | None:
+        """It says something of each member of the round, and of nobody else."""
+        comparison = self.state.rounds.comparison
+        if comparison is None or compared.round != comparison.order.round:
+            return None  # late
+        count = len(comparison.members)
+        sizes = (len(compared.digests), len(compared.signatures))
+        return None if sizes == (DIGEST_BYTES * count, SIGNATURE_BYTES * count) else Kind.RANGE
 
     def _reduced(self, reduced: Reduced) -> Kind | None:
         fire = self.state.rounds.in_flight

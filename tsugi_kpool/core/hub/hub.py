@@ -19,6 +19,7 @@ from tsugi_kpool.core.messages import (
     Broken,
     Bye,
     Checked,
+    Compared,
     Discarded,
     Evaluated,
     Failed,
@@ -110,9 +111,13 @@ class Hub(HubState):
         """The user wants to stop: nobody starts another step, what is buffered is still aggregated."""
         return endings.interrupt(self)
 
-    def save(self) -> None:
-        """A checkpoint is due: the next round that is committed becomes one."""
-        self.save_wanted = True
+    def save(self, passed_over: frozenset[int] = frozenset()) -> None:
+        """A checkpoint is due: the next round that is committed becomes one.
+
+        Args:
+            passed_over: Replicas that are not to write its anchors, as long as others are there.
+        """
+        self.save_wanted, self.passed_over = True, passed_over
 
     def _from_known(self, message: Message, now_s: float) -> list[Effect]:
         member = self.members.get(getattr(message, "replica", -1))
@@ -143,6 +148,8 @@ class Hub(HubState):
             return firing.on_reduced(self, message, now_s)
         if isinstance(message, Checked):
             return quarantine.checked(self, message, now_s)
+        if isinstance(message, Compared):
+            return quarantine.compared(self, message, now_s)
         if isinstance(message, Evaluated):
             return [*evaluating.evaluated(self, message), Send(replica, Ack(message.seq))]
         if isinstance(message, Broken):

@@ -25,6 +25,8 @@ from .orders import open_generation
 from .state import HubState
 
 FENCED = "replica {replica} has left this run ({reason}), which goes on without this process"
+QUARANTINED = "quarantined: "
+"""Begins the reason of a replica that nobody is to start again without looking."""
 RETRIES = 3
 """So many rounds in a row may break although everybody is there; then the replicas cannot reach each other."""
 
@@ -76,7 +78,8 @@ def _goes_on_without(state: HubState, going: Sequence[int]) -> bool:
 
 def _has_anchors(state: HubState) -> bool:
     """Whether one of those who are left has the fleet's anchors: a newcomer that has never been in a group has only
-    those that every run begins with."""
+    those that the run begins with. In a resumed run these are the checkpoint's: before the first commit everybody who
+    comes is told of it (`slot_requests.grant`)."""
     left = [state.members[each] for each in state.present if state.members[each].here]
     return any(each.formed or not state.rounds.version for each in left)
 
@@ -134,13 +137,14 @@ def abort(state: HubState, reason: str) -> list[Effect]:
     ]
 
 
-def goodbye(state: HubState, replica: int, reason: str, quarantined: bool = False) -> Message:
+def goodbye(state: HubState, replica: int, reason: str) -> Message:
     """What a process is told that has left, now or whenever it is heard again: it may have missed it.
 
     Who was taken back by its user has finished; another one joins again when it may.
     """
     if reason == PARTED and state.stage is not FleetStage.GATHERING:
         return Finish(state.rounds.version, evaluate=False, first=replica)
+    quarantined = reason.startswith(QUARANTINED)
     return Refused(FENCED.format(replica=replica, reason=reason), fenced=True, quarantined=quarantined)
 
 
@@ -153,4 +157,4 @@ def _leave(state: HubState, replica: int, reason: str, now_s: float, quarantined
     # A hub that went on from a journal may never have heard it: then all that it was handed counts as trained on.
     trained = member.beat.samples if member.beat else state.leases.held(replica)
     kept = keep(state, Left(replica, reason, trained, quarantined), now_s)
-    return [*kept, Send(replica, goodbye(state, replica, reason, quarantined))]
+    return [*kept, Send(replica, goodbye(state, replica, reason))]

@@ -180,6 +180,8 @@ def _overdue(state: HubState, now_s: float) -> list[Effect]:
     if rounds_behind := state.rounds.behind:
         return leave(state, dict.fromkeys(missing, f"it did not get round {rounds_behind.fire.round} in time"), now_s)
     number, away = state.rounds.number, [state.members[each] for each in missing]
+    if state.rounds.comparison is not None and 2 * len(missing) < len(state.present):
+        return leave(state, dict.fromkeys(missing, f"it does not say what it was told in round {number}"), now_s)
     idle = [member for member in away if member.beat is None or member.beat.joined < number]
     if idle and len(idle) < len(state.present):
         return leave(state, _reasons(idle, f"it did not begin round {number} in time"), now_s)

@@ -55,6 +55,8 @@ def _missed(state: HubState, member: Member, beat: Beat) -> list[Message]:
         orders.append(rounds.in_flight)
     if rounds.check and beat.reduced >= rounds.number and member.hello.replica in rounds.awaited:
         orders.append(rounds.check)
+    if rounds.comparison and beat.reduced >= rounds.number and member.hello.replica in rounds.awaited:
+        orders.append(rounds.comparison.order)
     parting = member.hello.replica in state.parting
     if beat.drained and not parting and not state.leases.exhausted and state.stage is FleetStage.TRAINING:
         orders.append(Refill())

@@ -11,9 +11,19 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tsugi_kpool.core.messages import Beat, Checked, Hello, LeaseRequest, Message, Reduced, StoreGet, StorePut
+from tsugi_kpool.core.messages import (
+    Beat,
+    Checked,
+    Compared,
+    Hello,
+    LeaseRequest,
+    Message,
+    Reduced,
+    StoreGet,
+    StorePut,
+)
 
-URGENT = frozenset({Hello, Reduced, Checked, LeaseRequest, StorePut, StoreGet})
+URGENT = frozenset({Hello, Reduced, Checked, Compared, LeaseRequest, StorePut, StoreGet})
 """A round, a training thread or a group that forms waits for these. Whatever else a replica says keeps its order."""
 USUAL_BATCH = 32
 """Others that are handled in one turn: less than a millisecond until what is urgent is looked for again."""

@@ -1,29 +1,29 @@
 """Whose numbers cannot be: such a replica is put in quarantine by name, with a reason, and the others go on.
 
-Five things lead there. A replica that has found what it buffered to be no numbers, or absurd ones, three times in a
+Six things lead there. A replica that has found what it buffered to be no numbers, or absurd ones, three times in a
 row without a sound contribution in between: it discards them itself and begins again from the anchors, and says so.
 A part of a round that all members find to be unusable. More weight than there can be in the samples that it was
-handed. Anchors that differ from those of most of the others. And a shard of a two-stage round that most find to be
-summed wrong (`owner_check`). The process is fenced; whoever started it does not
-start it again by itself.
+handed. Anchors that differ from those of most of the others. A shard of a two-stage round that most find to be
+summed wrong (`owner_check`). And something else told to one member of such a round than to the others
+(`comparison`). The process is fenced; whoever started it does not start it again by itself.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tsugi_kpool.core.effects import Effect, Send
-from tsugi_kpool.core.messages import Ack, Check, Checked, Discarded, Reduced
+from tsugi_kpool.core.messages import Ack, Check, Checked, Compared, Discarded, Reduced
 from tsugi_kpool.core.records import Struck
-from tsugi_kpool.core.rounds.reduction import reduction
-from tsugi_kpool.core.settings import Reduce
 
 from .changes import keep
 from .committing import commit_reduced
+from .comparing import comparison_of, disputants, findings, has_owners, in_dispute
+from .comparison import Comparison
 from .endings import fail
-from .leaving import again, goodbye, leave
-from .orders import order
+from .leaving import QUARANTINED, abort, again, goodbye, leave
+from .orders import open_generation, order
 from .owner_check import drawn, finding
 from .slot_requests import give_back
 from .state import HubState, names
@@ -47,6 +47,8 @@ def odd_ones(said: Mapping[int, str]) -> tuple[int, ...] | None:
 def settle(state: HubState, now_s: float) -> list[Effect]:
     """The round in flight has been reduced everywhere: commit it, or go on without those with whom it cannot be."""
     rounds = state.rounds
+    if rounds.comparison is not None:
+        return _judge_comparison(state, rounds.comparison, now_s)
     if rounds.check is not None:
         return _judge(state, rounds.check, now_s)
     if rounds.agreed:
@@ -57,13 +59,19 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
     if rounds.unreported:
         return again(state, f"those who knew whose parts are in round {rounds.number} have gone", now_s)
     digests = rounds.digests()
-    odd = odd_ones(digests)
+    if len(set(digests.values())) > 1 and (comparison := comparison_of(state, now_s)):
+        rounds.comparison = comparison
+        return order(state, comparison.order, now_s)
+    return _by_digests(state, digests, now_s)
+
+
+def _by_digests(state: HubState, digests: Mapping[int, str], now_s: float) -> list[Effect]:
+    """Go on without those whose digests are not the usual one, or whose parts are unusable."""
+    rounds, odd = state.rounds, odd_ones(digests)
     if odd is None:
         return fail(state, f"round {rounds.number} {DISAGREED} ({_in_words(digests)}); nothing of it was applied")
     if odd:
-        others = len(digests) - len(odd)
-        why = f"the anchors of round {rounds.number} differ from those of the other {others} replicas"
-        return expel(state, {each: f"{why} ({digests[each][:12]})" for each in odd}, now_s)
+        return expel(state, _differ(rounds.number, digests, odd), now_s)
     # All digests are equal here, so all members blame the same ones: the digest of an unusable round names their
     # ranks. But of a two-stage round it is one owner's word, which the others can read and have not seen.
     if rounds.blamer is not None and len(digests) > 1:
@@ -79,9 +87,12 @@ def check_votes(state: HubState, now_s: float) -> list[Effect]:
     odd, number = odd_ones(behind.said), behind.fire.round
     if odd is None:
         return fail(state, f"round {number}, which was committed, {DISAGREED} ({_in_words(behind.said)})")
-    others = len(behind.said) - len(odd)
-    why = f"the anchors of round {number} differ from those of the other {others} replicas"
-    return expel(state, {each: f"{why} ({behind.said[each][:12]})" for each in odd}, now_s)
+    return expel(state, _differ(number, behind.said, odd), now_s)
+
+
+def _differ(number: int, digests: Mapping[int, str], odd: Collection[int]) -> dict[int, str]:
+    why = f"the anchors of round {number} differ from those of the other {len(digests) - len(odd)} replicas"
+    return {each: f"{why} ({digests[each][:12]})" for each in odd}
 
 
 def checked(state: HubState, message: Checked, now_s: float) -> list[Effect]:
@@ -91,11 +102,34 @@ def checked(state: HubState, message: Checked, now_s: float) -> list[Effect]:
     return [acknowledged, *(settle(state, now_s) if state.rounds.check is not None else [])]
 
 
+def compared(state: HubState, message: Compared, now_s: float) -> list[Effect]:
+    """A member says what it has been told in a round that has not come out alike."""
+    comparison = state.rounds.comparison
+    if comparison is not None:
+        comparison.take(message)
+    acknowledged: Effect = Send(message.replica, Ack(message.seq))
+    return [acknowledged, *([] if comparison is None else settle(state, now_s))]
+
+
+def _judge_comparison(state: HubState, comparison: Comparison, now_s: float) -> list[Effect]:
+    """Go on as the comparison says, once all have said what they were told."""
+    if comparison.awaited:
+        return []
+    digests, found = state.rounds.digests(), findings(state, comparison)
+    if not found.proven and not found.disputes:
+        return _by_digests(state, digests, now_s)
+    odd = found.alike.intersection(odd_ones(digests) or ())
+    reasons = {**_differ(comparison.order.round, digests, odd), **(found.proven or disputants(state, found))}
+    if not reasons:
+        return abort(state, in_dispute(state, found)) + open_generation(state, now_s)
+    if len(reasons) == len(state.present):
+        return fail(state, f"{in_dispute(state, found)}; nothing of it was applied")
+    return expel(state, reasons, now_s)
+
+
 def _drawn(state: HubState) -> Check | None:
     fire = state.rounds.in_flight
-    if state.plan.exchange:
-        return None  # the exchange sums for all, and stands beside the hub
-    if fire is None or reduction(state.plan.kpool, len(fire.members)) is not Reduce.SCATTER:
+    if fire is None or not has_owners(state, len(fire.members)):
         return None
     return drawn(state.rounds.lottery, fire.generation, fire.round, fire.members)
 
@@ -193,11 +227,11 @@ def _without(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[
 
 def expel(state: HubState, reasons: Mapping[int, str], now_s: float) -> list[Effect]:
     """These replicas take no part any more; what they held and is not durable goes to others."""
-    named = {replica: f"quarantined: {why}" for replica, why in reasons.items()}
+    named = {replica: f"{QUARANTINED}{why}" for replica, why in reasons.items()}
     effects: list[Effect] = []
     for replica, why in list(named.items()):  # before the run begins somebody else takes its place
         if freed := give_back(state, replica, why):
-            effects += [*freed, Send(replica, goodbye(state, replica, named.pop(replica), quarantined=True))]
+            effects += [*freed, Send(replica, goodbye(state, replica, named.pop(replica)))]
     return effects + leave(state, named, now_s, quarantined=True)
 
 

@@ -8,11 +8,13 @@ from typing import Any
 from tsugi_kpool.core.messages import Check, Checked, Commit, Fire, Reduced
 from tsugi_kpool.core.rounds.noise import Noise
 from tsugi_kpool.core.rounds.selection import Selection
+from tsugi_kpool.core.rounds.statements import Verify, nobody
 from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.core.settings import KPool, SelectAt
 
+from .comparison import Comparison
 from .tickets import Tickets
-from .votes import Votes, blames, word
+from .votes import Votes, agreed_on, blames, word
 
 ROUND_GRACE_S = 5.0
 """The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
@@ -34,6 +36,8 @@ class RoundBook:
         """The newest round that was committed."""
         self.behind: Votes | None = None
         """The votes on it, if it was committed before all had voted, until they are settled."""
+        self.agreed_on: dict[tuple[int, ...], str] = {}
+        """Adapters of one round -> its digest, where they have not moved since."""
         self.newest_shared = 0
         """The newest committed round that the exchange has reduced."""
         self.noise = Noise()
@@ -52,6 +56,10 @@ class RoundBook:
         """The round in flight is reduced everywhere, and an owner of it is checked."""
         self._checked: dict[int, tuple[int, ...]] = {}
         self._check_s = 0.0
+        self.comparison: Comparison | None = None
+        """The round in flight is reduced everywhere and not alike, and its members say what they have been told."""
+        self.verify: Verify = nobody
+        """Checks what they show, given by the hub's own host."""
         self.lottery = ""
         """The secret of the draw who is checked, given by the hub's own host; empty: nobody is."""
         self.tickets = Tickets()
@@ -74,7 +82,7 @@ class RoundBook:
 
     def open(self, fire: Fire, now_s: float) -> None:
         """A round is in flight."""
-        self.number, self.fired_in, self.check = fire.round, fire.generation, None
+        self.number, self.fired_in, self.check, self.comparison = fire.round, fire.generation, None, None
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
         self._fired_s, self._reduced, self._awaited, self._gone = now_s, {}, set(fire.members), set()
         self.in_flight = fire
@@ -160,7 +168,9 @@ class RoundBook:
 
     @property
     def awaited(self) -> set[int]:
-        """Members that have not reduced the round in flight, or not done their part of its check."""
+        """Members that have not reduced the round in flight, or not done their part of its check or comparison."""
+        if self.comparison is not None:
+            return self.comparison.awaited
         if self.check is None or self.in_flight is None:
             return self._awaited
         return set(self.in_flight.members) - set(self._checked)
@@ -191,6 +201,8 @@ class RoundBook:
     def missing(self, now_s: float) -> list[int]:
         """Members that have not reduced it although the round is overdue; the one before first."""
         since_s = self._fired_s if self.check is None else self._check_s
+        if self.comparison is not None:
+            since_s = self.comparison.since_s
         if now_s - since_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
         if self.behind is not None:
@@ -253,7 +265,7 @@ class RoundBook:
         missed = tuple(member for member in fire.members if member not in weights)
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
-        self.landed = fire
+        self.landed, self.agreed_on = fire, agreed_on(self.agreed_on, fire.adapters, reduced.digest)
         self.behind = Votes(fire, set(self._awaited), self.digests()) if self._awaited else None
         self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
@@ -279,7 +291,7 @@ class RoundBook:
     def abort(self) -> None:
         """Forget the round in flight, if there is one."""
         self.aborted += self.in_flight is not None
-        self.in_flight, self.check = None, None
+        self.in_flight = self.check = self.comparison = None
 
     def _complete(self) -> tuple[Fire, Reduced]:
         """The round in flight, and what was reported for all."""

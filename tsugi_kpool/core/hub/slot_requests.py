@@ -19,12 +19,12 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
     host = request.about.get(HOST, "")
     if (reason := refusal(request.about, state.slots.about)) is not None:
         return [*state.slots.turned_away(host, reason), Send(ASKER, Refused(reason))]
-    begun = state.stage is not FleetStage.GATHERING
+    committed = bool(state.rounds.version)
     known = state.slots.of(request.ticket)
     if known is not None:
         state.slots.hold(request.ticket, known, now_s)
         state.slots.guests[known] = request.about
-        return [Send(ASKER, state.slots.answer(request.ticket, begun))]
+        return [Send(ASKER, state.slots.answer(request.ticket, committed))]
     replica = vacancy(state, now_s)
     if isinstance(replica, Refused):
         return [Send(ASKER, replica)]
@@ -32,7 +32,7 @@ def grant(state: HubState, request: SlotRequest, now_s: float) -> list[Effect]:
         return [Send(ASKER, Refused(BUSY))]
     kept = keep(state, SlotGiven(request.ticket, replica), now_s)
     state.slots.guests[replica] = request.about
-    return [*kept, Send(ASKER, state.slots.answer(request.ticket, begun))]
+    return [*kept, Send(ASKER, state.slots.answer(request.ticket, committed))]
 
 
 def vacancy(state: HubState, now_s: float) -> int | Refused:

@@ -123,12 +123,13 @@ class Slots:
         """Whoever was to be this replica is not to be it any more."""
         self._held = {ticket: held for ticket, held in self._held.items() if held.replica != replica}
 
-    def answer(self, ticket: str, begun: bool = False) -> Slot:
+    def answer(self, ticket: str, committed: bool = False) -> Slot:
         """What a ticket that has a place is told.
 
         Args:
             ticket: Its own.
-            begun: The run has: newcomers get the fleet's state from a member, and need no checkpoint.
+            committed: A round has been: newcomers get the fleet's state from a member, and need no checkpoint. Before
+                that all members may leave, and those who come after them begin.
         """
         place = (ticket, self._held[ticket].replica, self.run, self.config, self.config_hash)
         return Slot(
@@ -137,7 +138,7 @@ class Slots:
             about=dict(self.about),
             data=self.data,
             listing=self.listing,
-            resumed="" if begun else self.resumed,
+            resumed="" if committed else self.resumed,
         )
 
     def turned_away(self, host: str, reason: str, replica: int | None = None) -> list[TurnedAway]:

@@ -13,6 +13,7 @@ from tsugi_kpool.core.records import EvaluationGiven, Skipped
 from tsugi_kpool.core.rounds.sizing import WorkSizes
 from tsugi_kpool.core.slow.stragglers import Stragglers
 
+from .disputes import Disputes
 from .figures import FiguresBook
 from .group_key import GroupKeys
 from .lease_book import LeaseBook
@@ -20,6 +21,9 @@ from .members import Frontier, Member, Tally
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
+
+Asked = dict[tuple[int, bool], tuple[tuple[int, ...], int]]
+"""(version, final) of checkpoints -> who writes them, and which of them the anchors."""
 
 
 @dataclass
@@ -122,11 +126,11 @@ class HubState:
         self.delayed_for: tuple[int, ...] = ()
         """The replicas for which it is delayed."""
         self.refusals, self.figures, self.group_keys = Refusals(), FiguresBook(), GroupKeys(plan.run)
-        self.slots = Slots.of_plan(plan)
+        self.slots, self.disputes = Slots.of_plan(plan), Disputes()
         self.interrupted = False
-        self.asked: dict[tuple[int, bool], tuple[int, ...]] = {}  # (version, final) of checkpoints -> who writes them
-        self.save_wanted = False
-        """The next round that is committed becomes a checkpoint."""
+        self.asked: Asked = {}
+        self.save_wanted, self.passed_over = False, frozenset[int]()
+        """The next round that is committed becomes a checkpoint; these write no anchors while others are there."""
         self.resumed = False
         """Whether this hub has gone on from another one's journal."""
         self.evaluation = Evaluations()

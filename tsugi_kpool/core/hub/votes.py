@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsugi_kpool.core.messages import Fire, Reduced
@@ -35,3 +36,18 @@ def word(reduced: Reduced) -> str:
     """What it says that the round gives, with whom it blames, in one word."""
     said = f"{reduced.digest} {reduced.told}" if reduced.told else reduced.digest
     return f"{said} unusable {reduced.unusable} by {reduced.blamer}" if blames(reduced) else said
+
+
+def agreed_on(
+    before: Mapping[tuple[int, ...], str], adapters: tuple[int, ...], digest: str
+) -> dict[tuple[int, ...], str]:
+    """Return what all have said of the present anchors: adapters of one round -> its digest.
+
+    Args:
+        before: The same before this round.
+        adapters: Of the round. A digest is that of all adapters of its round together: when one of them moves on, it
+            says nothing of the others any more.
+        digest: What its members have said.
+    """
+    kept = {each: said for each, said in before.items() if not set(each) & set(adapters)}
+    return {**kept, adapters: digest}

@@ -10,6 +10,7 @@ from .from_hub import (
     Ack,
     Check,
     Commit,
+    Compare,
     Drain,
     Finish,
     Fire,
@@ -42,6 +43,7 @@ from .from_replica import (
     Broken,
     Bye,
     Checked,
+    Compared,
     Discarded,
     Evaluated,
     Failed,
@@ -62,7 +64,7 @@ Frame = (
     | StorePut | StoreGet | Ack | Refused | Generation | Fire | Commit | Abort | Lease | StoreValue | Drain | Refill
     | Finish | StatusRequest | FleetStatus | SlotRequest | Slot | StopRequest | StopRun | Fell | NotTaken
     | Figures | Totals | StopFleet | Check | Checked | DataRequest | DataPart | AdapterOffer
-    | AdapterSettled | Unreached | CheckpointOffer | CheckpointSettled
+    | AdapterSettled | Unreached | CheckpointOffer | CheckpointSettled | Compare | Compared
 )  # fmt: skip
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)

@@ -118,6 +118,16 @@ class Check(Message, frozen=True):
     """Who checks: one member or, when it has found something wrong, all."""
 
 
+class Compare(Message, frozen=True):
+    """An order: this two-stage round is reduced everywhere, and not alike; say what each member has told you.
+
+    Repeated to those whose Compared has not come.
+    """
+
+    generation: int
+    round: int
+
+
 class Commit(Message, frozen=True, omit_defaults=True):
     """An order: the round was reduced on every member with one digest; apply it. Repeated as needed."""
 
@@ -131,6 +141,8 @@ class Commit(Message, frozen=True, omit_defaults=True):
     """The replica that copies these anchors and evaluates the copy between its steps; None: nobody does."""
     missed: tuple[int, ...] = ()
     """Over an exchange: members of the round whose parts were not counted. They keep them buffered."""
+    writer: int | None = None
+    """With `save`, who writes the anchors; None: the generation's first member."""
 
 
 class Abort(Message, frozen=True):
@@ -176,3 +188,5 @@ class Finish(Message, frozen=True):
     """Whether to evaluate; false after an interrupt: keep the result, skip everything else."""
     first: int = 0
     """Lowest remaining replica, which exports the adapter."""
+    writer: int | None = None
+    """Who writes the anchors of the last checkpoint; None: the generation's first member."""

@@ -40,7 +40,7 @@ class Slot(Message, frozen=True):
     given."""
     resumed: str = ""
     """SHA-256 (hexadecimal) of the manifest of the checkpoint that the run goes on from, which DataRequest asks for.
-    Empty: there is none, or the run has begun."""
+    Empty: there is none, or a round has been committed."""
 
 
 class DataRequest(Message, frozen=True):

@@ -22,6 +22,8 @@ class Hello(Message, frozen=True, omit_defaults=True):
     """Hash of the pool's shapes and of the wire format. All members' must be equal before any collective."""
     seat: str = ""
     """Proof that it was given this replica's slot (core.hub.seats). The hub checks it and stores it nowhere."""
+    key: bytes = b""
+    """Public key (Ed25519) of what this process signs as an owner of two-stage rounds; empty: it signs nothing."""
 
 
 # A beat is most of what a replica sends: one letter for each name keeps ten a second far below 2 KB/s.
@@ -175,6 +177,20 @@ class Checked(Message, frozen=True):
     """How many checked: a second check of the same owner is by all."""
     wrong: tuple[int, ...] = ()
     """Members that this one has found to be wrong: the owner, or who has sent other bytes than it had promised."""
+
+
+class Compared(Message, frozen=True):
+    """What a member has got of each other one in a round, in the order of the members. Resent until acknowledged."""
+
+    seq: int
+    replica: int
+    incarnation: str
+    generation: int
+    round: int
+    digests: bytes
+    """Of each member 32 bytes: SHA-256 of what it tells all alike (`core.rounds.statements`)."""
+    signatures: bytes
+    """Of each member 64 bytes: the signature that came with it, whether it is one or not."""
 
 
 class Discarded(Message, frozen=True):

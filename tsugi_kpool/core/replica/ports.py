@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tsugi_kpool.core.messages import Broken, Checked, Discarded, Evaluated, Lease, Message, Reduced, Saved, Unreached
+from tsugi_kpool.core.messages import (
+    Broken,
+    Checked,
+    Compared,
+    Discarded,
+    Evaluated,
+    Lease,
+    Message,
+    Reduced,
+    Saved,
+    Unreached,
+)
+
+Reported = Reduced | Checked | Compared | Broken | Unreached | Discarded | Evaluated | Saved
+"""What the engine reports."""
 
 
 class Uplink(Protocol):
@@ -23,8 +37,11 @@ class Uplink(Protocol):
     def watch(self, heed: Callable[[Message], None]) -> None:
         """Call `heed` with every order as it arrives, in the uplink's own thread: it must be quick and not raise."""
 
-    def report(self, message: Reduced | Checked | Broken | Unreached | Discarded | Evaluated | Saved) -> None:
+    def report(self, message: Reported) -> None:
         """Send a message that may not be lost; `seq`, `replica` and `incarnation` are filled in."""
+
+    def sign(self, generation: int, round: int, digest: bytes) -> bytes:
+        """Sign what we tell the others in a round (`core.rounds.statements`), with the key that the hub knows."""
 
     def nudge(self) -> None:
         """Send a beat soon, because there is progress."""

@@ -7,8 +7,6 @@ nobody up.
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from tsugi_kpool.core.bucket import Bucket
 from tsugi_kpool.core.messages import DataPart, DataRequest
 from tsugi_kpool.core.parcels import LISTING, PART_BYTES
+from tsugi_kpool.queue_thread import QueueThread
 
 BYTES_PER_S = float(32 << 20)
 """Of all that join together: a hub's link and core have other work."""
@@ -26,8 +25,8 @@ POLL_S = 0.2
 Deliver = Callable[[bytes, DataPart], None]
 
 
-class DataServer:
-    """Owns the thread. `start`, `stop`; `ask` from the hub's thread.
+class DataServer(QueueThread[DataRequest]):
+    """`start`, `stop`; `take` from the hub's thread.
 
     Args:
         listing: What describes the data's files; its hash is their address. Empty: there are none.
@@ -36,44 +35,20 @@ class DataServer:
     """
 
     def __init__(self, listing: bytes, files: Mapping[str, Path], deliver: Deliver) -> None:
+        super().__init__("tsugi-hub-data", WAITING, POLL_S)
         self._listing, self._files, self._deliver = listing, files, deliver
-        self._waiting: queue.Queue[tuple[bytes, DataRequest]] = queue.Queue(WAITING)
-        self._stopping = threading.Event()
         self._bucket = Bucket(BYTES_PER_S, BYTES_PER_S / 8)
-        self._thread = threading.Thread(target=self._run, name="tsugi-hub-data", daemon=True)
 
     @property
     def address(self) -> str:
         """SHA-256 of the listing, which has that of every file; empty where no data are given."""
         return hashlib.sha256(self._listing).hexdigest() if self._listing else ""
 
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=5.0)
-
-    def ask(self, route: bytes, question: DataRequest) -> None:
-        """Take a question; one too many is dropped."""
-        try:
-            self._waiting.put_nowait((route, question))
-        except queue.Full:
-            return
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                route, question = self._waiting.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            part = self._part(question)
-            if part is not None:
-                self._pace(len(part))
-                self._deliver(route, DataPart(question.file, question.start, part))
+    def handle(self, route: bytes, message: DataRequest) -> None:
+        part = self._part(message)
+        if part is not None:
+            self._pace(len(part))
+            self._deliver(route, DataPart(message.file, message.start, part))
 
     def _part(self, question: DataRequest) -> bytes | None:
         """Return the bytes that were asked for; None for what is not given, or cannot be read."""
@@ -92,5 +67,5 @@ class DataServer:
     def _pace(self, size: int) -> None:
         now_s = time.monotonic()
         if (wait_s := self._bucket.allows_from(size) - now_s) > 0:
-            self._stopping.wait(wait_s)
+            self.pause(wait_s)
         self._bucket.spend(size, time.monotonic())

@@ -26,6 +26,7 @@ from tsugi_kpool.core.messages import FleetStatus, Message
 from tsugi_kpool.errors import MachineError
 from tsugi_kpool.sideband.addresses import is_loopback
 from tsugi_kpool.sideband.keys import RunKeys
+from tsugi_kpool.sideband.signing import verified
 from tsugi_kpool.sideband.sockets import ZAP_DOMAIN, hub_socket
 
 from .data_server import DataServer
@@ -75,11 +76,12 @@ class HubServer:
         now_s = time.monotonic()
         self._hub = self._journal.open(plan, now_s) if self._journal is not None else Hub(plan, now_s)
         self._hub.rounds.lottery = secrets.token_hex(16)
+        self._hub.rounds.verify = verified
         self._status_cache = StatusCache(lambda now_s: fleet_status(self._hub, now_s))
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
-        self._saving = threading.Event()
+        self._saving, self._passed_over = threading.Event(), frozenset[int]()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tsugi-hub", daemon=True)
         self._ticked_s = self._probed_s = now_s
@@ -123,7 +125,7 @@ class HubServer:
         self._egress = Egress(self._socket, self._tell, self._journal, tickets)
         self._dispatcher = Dispatcher(self._hub, self._egress, self._interrupting.set, self._keys.hub_secret)
         if self._data is not None:
-            self._dispatcher.give = self._data.ask
+            self._dispatcher.give = self._data.take
             self._data.start()
         self._dispatcher.take = self.take
         if self._hub.resumed:
@@ -170,8 +172,9 @@ class HubServer:
         """Stop the fleet after its present steps; it keeps what it has trained."""
         self._interrupting.set()
 
-    def save(self) -> None:
-        """Make the next committed round a checkpoint."""
+    def save(self, passed_over: frozenset[int] = frozenset()) -> None:
+        """Make the next committed round a checkpoint; these replicas write no anchors while others are there."""
+        self._passed_over = passed_over
         self._saving.set()
 
     def give_up(self, reason: str, replica: int | None = None) -> None:
@@ -267,7 +270,7 @@ class HubServer:
         if self._saving.is_set():
             # Cleared first: a request that comes in between is a new one.
             self._saving.clear()
-            self._hub.save()
+            self._hub.save(self._passed_over)
         if self._journal is not None:
             self._journal.retry(now_s)
         self._ingress.look_around(now_s)
