@@ -15,18 +15,17 @@ from tsugi_kpool.core.hub.replay import began, replay
 from tsugi_kpool.core.journal import Entry
 from tsugi_kpool.core.messages import Abort, Ack, Beat, Broken, Commit, Fire, Generation, Hello, LeaseRequest, Reduced
 from tsugi_kpool.core.messages.frame import Message
-from tsugi_kpool.core.replica.stage import Action, Stage, react
 from tsugi_kpool.core.rounds.told import told_of
 
 ALL = (0, 1, 2, 3)
 
 
 class Table:
-    """A hub whose four members have an exchange, or a group; `now_s` passes when a test says so."""
+    """A hub whose four members have an exchange; `now_s` passes when a test says so."""
 
-    def __init__(self, k: int = 2, exchange: str = "a certificate", overlap: bool = True) -> None:
-        settings = kpool(n=4, k=k, trigger="count", count=2, min_steps=1, overlap=overlap)
-        self.plan = hub_plan(replicas=4, kpool=settings, exchange=exchange)
+    def __init__(self, k: int = 2) -> None:
+        settings = kpool(n=4, k=k, trigger="count", count=2, min_steps=1)
+        self.plan = hub_plan(replicas=4, kpool=settings, exchange="a certificate")
         self.hub, self.now_s = Hub(self.plan, 0.0), 1.0
         self.effects: list[object] = []
         for replica in ALL:
@@ -124,45 +123,6 @@ def test_the_next_round_fires_when_one_has_the_commit_and_is_committed_when_all_
     assert table.hub.rounds.version == 1, "one has not said yet what the last round gives"
     table.vote(3, 1)
     assert table.hub.rounds.version == 2
-
-
-def test_a_groups_next_round_fires_when_one_has_the_commit_and_tells_the_others_of_it() -> None:
-    """The link's latency is not waited for twice. A Fire says how many rounds are committed: who has missed the last
-    Commit learns of it from that."""
-    table = Table(exchange="")
-    for replica in ALL[:3]:
-        table.vote(replica, 1)
-    assert table.orders(Commit) == [], "a group's round needs everybody's result"
-    table.vote(3, 1)
-    assert len(table.orders(Fire)) == 4
-    table.beat(2, 1, joined=1)
-    assert [each.round for each in table.orders(Fire)] == [1] * 4 + [2] * 4
-    fire = table.orders(Fire)[-1]
-    assert react(Stage.REDUCED, 1, 1, 0, fire) is Action.COMMIT_THEN_START
-    assert react(Stage.IDLE, 1, 1, 1, fire) is Action.START
-
-
-@pytest.mark.parametrize(("k", "overlap"), [(4, True), (2, False)])
-def test_a_groups_round_of_the_same_adapters_or_without_overlap_waits_for_all(k: int, overlap: bool) -> None:
-    table = Table(k=k, exchange="", overlap=overlap)
-    for replica in ALL:
-        table.vote(replica, 1)
-    for replica in ALL:
-        assert len(table.orders(Fire)) == 4
-        table.beat(replica, 1, joined=1)
-    assert len(table.orders(Fire)) == 8
-
-
-def test_no_round_of_a_group_fires_before_all_have_the_commit_that_asks_for_a_checkpoint() -> None:
-    table = Table(exchange="")
-    table.hub.save()
-    for replica in ALL:
-        table.vote(replica, 1)
-    assert [each.save for each in table.orders(Commit)] == [True] * 4
-    for replica in ALL:
-        assert len(table.orders(Fire)) == 4
-        table.beat(replica, 1, joined=1)
-    assert len(table.orders(Fire)) == 8
 
 
 def test_a_round_of_the_same_adapters_waits_for_all() -> None:

@@ -161,7 +161,7 @@ def test_limits_are_said_where_they_are_passed_and_only_there():
     assert limits(small, asked.spec) == []
     large = replace(
         small, replicas=1000, address_bytes=8154, form_cpu_s=67.0, hub_cpu=1.2, round_s=50.0,
-        replica_bytes_per_s=3500.0, paced_bytes_per_s=3000.0, too_large=("Generation",), failure="no quorum",
+        replica_bytes_per_s=3000.0, too_large=("Generation",), failure="no quorum",
     )  # fmt: skip
     assert len(limits(large, asked.spec)) == 7
     assert limits(replace(small, rounds=0), asked.spec) == ["no round has been reduced"]

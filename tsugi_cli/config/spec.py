@@ -346,8 +346,7 @@ class Sideband:
     hub_timeout_s: Advanced[float]
     """A worker that hears nothing from the hub for this long ends with an error."""
     budget_bytes_s: Advanced[float] = 2000.0
-    """What one replica may send and receive over the sideband beside its rounds' messages. Beats are spaced to
-    keep it."""
+    """What one replica may send and receive over the sideband; beats are spaced to keep it."""
     metrics_port: Advanced[int | None] = None
     """Where Prometheus may read the fleet's figures; null: nowhere. 0 takes a free port."""
     metrics_bind: Advanced[str] = "127.0.0.1"

@@ -151,7 +151,7 @@ class LinkThread:
             if message is None:
                 continue
             now_s = time.monotonic()
-            self._pacing.heard(message, len(frames[0]), now_s)
+            self._pacing.heard(len(frames[0]), now_s)
             if isinstance(message, Stamps):
                 self._clock.take(Exchange(message.echo_s, message.received_s, message.sent_s, now_s))
             else:
@@ -199,7 +199,7 @@ class LinkThread:
             try:
                 frame = encode(message)
                 dealer.send(frame, zmq.NOBLOCK)
-                self._pacing.sent(message, len(frame), now_s)
+                self._pacing.sent(len(frame), type(message) is Beat, now_s)
             except zmq.Again:
                 return  # the hub does not read; what matters is repeated
             except BadFrame:

@@ -174,7 +174,7 @@ class Uplink:
         if self.frozen:
             self._waiting.append(message)
             return
-        self._pacing.heard(message, self._wire.size(message), self._kernel.now_s)
+        self._pacing.heard(self._wire.size(message), self._kernel.now_s)
         self._sort_in(message)
         if self._pacing.nudged:
             self._wake()  # a hub that is heard again is told sooner
@@ -243,6 +243,6 @@ class Uplink:
             self._wake()
 
     def _send(self, message: Message, now_s: float) -> None:
-        self._pacing.sent(message, self._wire.size(message), now_s)
+        self._pacing.sent(self._wire.size(message), type(message) is Beat, now_s)
         if not self.cut:
             self._wire.channel.send(2 * self.replica, self._hear, message, self.route)

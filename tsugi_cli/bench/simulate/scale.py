@@ -13,7 +13,6 @@ from tsugi_kpool.core.events import Committed, Name
 from tsugi_kpool.core.hub.guard import MAX_VALUE_BYTES
 from tsugi_kpool.core.hub.outgoing import thin
 from tsugi_kpool.core.messages import MAX_FRAME_BYTES, BadFrame, Beat, Message, encode
-from tsugi_kpool.core.replica.heartbeat_pacing import OF_ROUNDS
 from tsugi_kpool.core.rounds.reduction import reduction
 from tsugi_kpool.core.settings import KPool, Reduce
 from tsugi_kpool.sim import FaultyFleet, Fleet, SimulationReport
@@ -90,8 +89,6 @@ class Scale:
     hub_bytes_per_s: float
     """Bytes a second of the hub's sideband, both ways, headers included."""
     replica_bytes_per_s: float
-    paced_bytes_per_s: float
-    """Those of them that a replica's budget covers: all but its rounds' messages."""
     """Bytes a second of a replica's sideband, both ways."""
     hub_cpu: float
     """Share of one core that the hub needs, without forming groups."""
@@ -176,9 +173,10 @@ def limits(scale: Scale, spec: RunSpec) -> list[str]:
         found.append(f"the hub needs {needs}")
     if scale.round_s is not None and scale.round_s > spec.kpool.round_timeout_s / 2:
         found.append(f"rounds take {scale.round_s:.0f} s, kpool.round_timeout_s is {spec.kpool.round_timeout_s:g}")
-    if scale.paced_bytes_per_s > spec.sideband.budget_bytes_s:
-        of = f"of {size(spec.sideband.budget_bytes_s)}"
-        found.append(f"a replica's sideband takes {size(scale.paced_bytes_per_s)}/s {of} beside its rounds")
+    if scale.replica_bytes_per_s > spec.sideband.budget_bytes_s:
+        found.append(
+            f"a replica's sideband takes {size(scale.replica_bytes_per_s)}/s of {size(spec.sideband.budget_bytes_s)}"
+        )
     found += [f"a {kind} does not fit into {MAX_FRAME_BYTES} bytes" for kind in scale.too_large]
     return found
 
@@ -228,12 +226,9 @@ def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
     replicas, channel = fleet.plan.replicas, fleet.channel
     frames = {True: 0.0, False: 0.0}
     carried = replicas * (VITALS_BYTES + STAMPS_BYTES + ACK_BYTES + 3 * WIRE_OVERHEAD_BYTES) * 1.0
-    of_rounds = 0.0
     for kind, sent in channel.kinds.items():
         frames[kind.__name__ in DOWN] += sent / seconds
-        taken = sent / seconds * _frame_bytes(channel.newest[kind])
-        carried += taken
-        of_rounds += taken if kind in OF_ROUNDS else 0.0
+        carried += sent / seconds * _frame_bytes(channel.newest[kind])
     idle = replicas / beat_s
     carried += idle * _frame_bytes(channel.newest[Beat]) if Beat in channel.newest else 0.0
     return {
@@ -241,7 +236,6 @@ def _sideband(fleet: Fleet, seconds: float, beat_s: float) -> dict[str, Any]:
         "frames_down_per_s": frames[True] + 2 * replicas,  # the answers to those; a sign of life once a second
         "hub_bytes_per_s": carried,
         "replica_bytes_per_s": carried / replicas,
-        "paced_bytes_per_s": (carried - of_rounds) / replicas,
         "too_large": fleet.too_large,
     }
 

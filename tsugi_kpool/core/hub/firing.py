@@ -60,17 +60,15 @@ def is_first(state: HubState) -> bool:
 
 
 def _may_go_ahead(state: HubState, due: tuple[int, ...], members: int) -> bool:
-    """Whether the next round may begin while members still get the Commit of the last one, or, over an exchange, its
-    result.
+    """Whether an exchange's next round may begin while members still get the result of the last one.
 
-    One of them has it, and nobody is further behind than by this round: who misses its Commit learns of it from the
-    Fire. Of the adapters that it has shipped the beats of those who are behind show as buffered what is in it: these
-    wait for all. So do the last rounds of a run, and those after a Commit that asks for something: who missed it
-    would learn from a Fire that the round counts, and nothing else. Where training waits for rounds nobody is to wait
-    longer for one that is behind.
+    One of them has it, and nobody is further behind than by this round. Of the adapters that it has shipped the beats
+    of those who are behind show as buffered what is in it: these wait for all. So do the last rounds of a run, and
+    those after a Commit that asks for something: who missed it would learn from a Fire that the round counts, and
+    nothing else. Where training waits for rounds nobody is to wait longer for one that is behind.
     """
     landed, (generation, version) = state.rounds.landed, (state.generation, state.rounds.version)
-    if not state.plan.kpool.overlap or landed is None or landed.generation != generation:
+    if not state.plan.exchange or not state.plan.kpool.overlap or landed is None or landed.generation != generation:
         return False
     if state.parting or state.stage is not FleetStage.TRAINING or state.tally.drained == members:
         return False

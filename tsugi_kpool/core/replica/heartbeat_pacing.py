@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 
 from tsugi_kpool.core.bucket import Bucket
-from tsugi_kpool.core.messages import Beat, Commit, Fire, Message, Reduced
 
 MIN_BEAT_GAP_S = 0.125
 """Least time between beats that have news. At 200 bytes each, and with the vitals, a replica stays under 2 KB/s. A
 beat without news delays none: it comes only where the one before it is `beat_s` old."""
 BUDGET_BYTES_S = 2000.0
-"""Budget of the sideband: bytes a second that a replica sends and receives beside its rounds' messages, averaged over
-a few seconds."""
-OF_ROUNDS = (Fire, Commit, Reduced)
-"""Messages that no budget holds back and that hold back no beat: the next round waits for a beat that shows the
-Commit, so that rounds would wait for the bytes of the ones before. They are some 500 bytes beside a round's payload.
-"""
+"""Budget of the sideband: bytes a second that a replica sends and receives, averaged over a few seconds."""
 BUDGET_AIM = 0.95
 """Beats aim for this share of the budget: messages that are sent in any case overdrew it by 2 % in a run of 22 steps
 a second."""
@@ -85,19 +79,15 @@ class HeartbeatPacing:
         self._examined_s = now_s
         return True
 
-    def heard(self, message: Message, frame_bytes: int, now_s: float) -> None:
-        """Count a message that has come from the hub in a frame of this size."""
+    def heard(self, frame_bytes: int, now_s: float) -> None:
+        """Count a frame that has come from the hub."""
         self.heard_s = now_s
         self.down_bytes += frame_bytes
-        self._spend(message, frame_bytes, now_s)
+        self._budget.spend(frame_bytes, now_s)
 
-    def sent(self, message: Message, frame_bytes: int, now_s: float) -> None:
-        """Count a message that has been given to the socket in a frame of this size."""
+    def sent(self, frame_bytes: int, beat: bool, now_s: float) -> None:
+        """Count a frame that has been given to the socket."""
         self.up_bytes += frame_bytes
-        self._spend(message, frame_bytes, now_s)
-        if type(message) is Beat:
+        self._budget.spend(frame_bytes, now_s)
+        if beat:
             self._beat_bytes = frame_bytes
-
-    def _spend(self, message: Message, frame_bytes: int, now_s: float) -> None:
-        if type(message) not in OF_ROUNDS:
-            self._budget.spend(frame_bytes, now_s)
