@@ -240,11 +240,33 @@ def test_who_differs_although_it_was_told_the_same_leaves():
     assert "differ from those of the other 4 replicas" in reason
 
 
-def test_who_differs_does_not_stay_because_somebody_else_lies_in_the_same_round():
+def test_who_differs_while_somebody_else_lies_leaves_in_the_next_round():
+    """What it says may follow from what it was told; who is odd by itself is odd again."""
     table = Scattered()
     fire = table.began()
     table.told[LIAR, VICTIM] = table.signed(fire, LIAR, "another mean")
-    assert sorted(table.left(table.compared(fire, VICTIM, 4))) == [LIAR, 4]
+    effects = table.compared(fire, VICTIM, 4)
+    assert list(table.left(effects)) == [LIAR]
+    table.goes_on(effects)
+    assert list(table.left(table.compared(table.began(), 4))) == [4]
+
+
+def test_an_owner_with_an_accomplice_takes_nobody_of_five_along():
+    """The two show what the deceived one was told, and vote as the others: it stands alone with its digest."""
+    table = Scattered()
+    fire = table.began()
+    for to in (VICTIM, 4):
+        table.told[LIAR, to] = table.signed(fire, LIAR, "another mean")
+    assert list(table.left(table.compared(fire, VICTIM))) == [LIAR]
+
+
+def test_a_lone_owner_of_three_takes_nobody_along():
+    table = Scattered(3)
+    fire = table.began()
+    for to in fire.members:
+        if to != 0:
+            table.told[1, to] = Sender(table.signed(fire, 1, "another mean").digest, UNSIGNED)
+    assert list(table.left(table.compared(fire, 0))) != [0]
 
 
 def test_two_that_work_together_take_none_along():
@@ -276,13 +298,30 @@ def test_who_has_no_key_cannot_be_proven_wrong_but_disputes_like_others():
     assert list(disputed(table, (3, LIAR))) == [LIAR]
 
 
-def test_a_new_process_begins_without_disputes():
+def test_a_machine_whose_process_is_started_again_keeps_its_disputes():
+    """It would take one honest member after the other along."""
     table = Scattered()
     disputed(table, (0, LIAR))
     table.goes_on(table.hub.leave({LIAR: "killed"}, table.now_s))
     hello = Hello(0, LIAR, "another process", "host", 1, "c0ffee", "layout", key=Signer().key)
     table.hub.receive(hello, table.now_s)
-    assert not table.hub.disputes.add([frozenset(("another process", "i3"))])
+    assert table.hub.disputes.add([frozenset((LIAR, 3))]) == {LIAR}
+
+
+def test_who_has_left_for_it_leaves_no_mark_on_others():
+    book = Disputes()
+    assert not book.add([frozenset((1, 2))])
+    assert book.add([frozenset((1, 3))]) == {1}
+    assert not book.add([frozenset((2, 4))])
+    assert book.add([frozenset((1, 4))]) == {1}, "started again, it is the one that was in disputes before"
+
+
+def test_one_liar_that_is_started_again_and_again_takes_one_along():
+    book, lost = Disputes(), set()
+    for victim in (1, 2, 3, 4):
+        for _ in range(2):
+            lost |= book.add([frozenset((0, victim))]) - {0}
+    assert lost == {1}
 
 
 def test_whoever_does_not_answer_is_asked_again_and_leaves_when_its_time_is_over():
@@ -364,11 +403,11 @@ def test_a_liar_that_knows_the_rule_takes_at_most_one_along(seed):
             break
         most = draw.choice([1, 1, 2, 4, 8])
         pairs = {
-            frozenset((str(liar), str(draw.choice(sorted(here - {liar})))))
+            frozenset((liar, draw.choice(sorted(here - {liar}))))
             for liar in sorted(liars & here)
             for _ in range(draw.randint(1, most))
         }
-        leaving = {int(each) for each in disputes.add(pairs)}
+        leaving = disputes.add(pairs)
         assert leaving or round_ < 40, "it comes to an end"
         here -= leaving
         lost |= leaving - liars

@@ -32,10 +32,9 @@ def findings(state: HubState, comparison: Comparison) -> Findings:
 
 def disputants(state: HubState, found: Findings) -> dict[int, str]:
     """Who leaves for a dispute that nobody can settle, and why."""
-    process = {each: state.members[each].hello.incarnation for pair in found.disputes for each in pair}
-    leaving = state.disputes.add(frozenset(map(process.__getitem__, pair)) for pair in found.disputes)
+    leaving = state.disputes.add(map(frozenset, found.disputes))
     why = f"{in_dispute(state, found)}, and it has been in such a dispute before, or is in two at once"
-    return {each: why for each in sorted(process) if process[each] in leaving}
+    return dict.fromkeys(sorted(leaving), why)
 
 
 def in_dispute(state: HubState, found: Findings) -> str:

@@ -6,7 +6,6 @@ of one round that the same key has signed are proof, whoever shows them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,9 +26,6 @@ class Findings:
     """Who is wrong, and why: nobody need be believed for it."""
     disputes: tuple[tuple[int, int], ...] = ()
     """(who says that it was told something else, by whom), where nobody can prove it."""
-    alike: frozenset[int] = frozenset()
-    """Those who have got the same of everybody, if they are more than half: what they say of the round must be the
-    same. What others say follows from what they were told."""
 
 
 @dataclass
@@ -76,12 +72,7 @@ class Comparison:
                 proven[sender] = NONE.format(round=self.order.round)
             else:
                 disputes += [(member, sender) for member in apart]
-        return Findings(proven, tuple(disputes), self._alike())
-
-    def _alike(self) -> frozenset[int]:
-        ((usual, count),) = Counter(said.digests for said in self.said.values()).most_common(1)
-        most = 2 * count > len(self.said)
-        return frozenset(member for member, said in self.said.items() if most and said.digests == usual)
+        return Findings(proven, tuple(disputes))
 
     def _signed(self, shown: set[tuple[bytes, bytes]], key: bytes, verify: Verify) -> set[bytes]:
         """The digests that this key has signed."""

@@ -118,12 +118,15 @@ def _judge_comparison(state: HubState, comparison: Comparison, now_s: float) -> 
     digests, found = state.rounds.digests(), findings(state, comparison)
     if not found.proven and not found.disputes:
         return _by_digests(state, digests, now_s)
-    odd = found.alike.intersection(odd_ones(digests) or ())
-    reasons = {**_differ(comparison.order.round, digests, odd), **(found.proven or disputants(state, found))}
+    # Nobody leaves for an odd digest here: what it says may follow from what it was told. Who is odd by itself is odd
+    # in the next round, too.
+    state.disputes.settle(found.proven)
+    reasons = found.proven or disputants(state, found)
     if not reasons:
         return abort(state, in_dispute(state, found)) + open_generation(state, now_s)
     if len(reasons) == len(state.present):
-        return fail(state, f"{in_dispute(state, found)}; nothing of it was applied")
+        why = in_dispute(state, found) if found.disputes else f"all members of round {state.rounds.number} are wrong"
+        return fail(state, f"{why}; nothing of it was applied")
     return expel(state, reasons, now_s)
 
 
