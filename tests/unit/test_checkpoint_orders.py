@@ -179,4 +179,6 @@ def test_what_has_been_agreed_on_goes_with_the_order_where_it_is_a_digest_of_anc
     found = dict(checkpoint_orders.ordered(fleet.hub, False).digests)
     assert found == (fleet.hub.rounds.agreed_on if told else {})
     assert bool(found) is told
-    assert replay(plan, parse(fleet.hub_host.journal).entries, 0.0).rounds.agreed_on == fleet.hub.rounds.agreed_on
+    rounds = replay(plan, parse(fleet.hub_host.journal).entries, 0.0).rounds
+    assert rounds.agreed_on.items() <= fleet.hub.rounds.agreed_on.items()
+    assert rounds.agreed_on or rounds.behind, "but of what not all have voted on before it died"

@@ -24,7 +24,7 @@ from . import looking
 from .fetching import ASKS_PER_S
 from .incoming import Incoming
 from .looking import Expected
-from .pace import Verdict
+from .pace import MOST_TOTAL_S, Verdict
 
 Heard = CheckpointOffer | DataPart
 WAITING = 64
@@ -61,7 +61,8 @@ class Wanted:
     def asks_per_s(self) -> float:
         """How many parts to ask for in a second."""
         parts = sum(each.bytes for each in self.files.values()) / PART_BYTES
-        return min(ASKS_PER_S, max(LEAST_ASKS_PER_S, parts / self.within_s)) if self.within_s else ASKS_PER_S
+        within_s = min(self.within_s, MOST_TOTAL_S / 2)  # twice as fast as it has to come
+        return min(ASKS_PER_S, max(LEAST_ASKS_PER_S, parts / within_s)) if self.within_s else ASKS_PER_S
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class Arrivals(QueueThread[Heard]):
         self._lock = threading.Lock()
         self._wanted: Wanted | None = None
         self._incoming: Incoming | None = None
-        self._tries = 0
+        self._tries = self._begun = 0
         self._settled: deque[str] = deque(maxlen=REMEMBERED)
         self._come: set[str] = set()
         self._failed: dict[str, Failed] = {}
-        self._moved_s = time.monotonic()
+        self._moved_s = self._first_s = time.monotonic()
 
     def want(self, wanted: Wanted) -> None:
         """From now on this one is to come, and no other."""
@@ -103,7 +104,8 @@ class Arrivals(QueueThread[Heard]):
             if self._wanted is not None and self._wanted.name == wanted.name:
                 return
             self._drop()
-            self._wanted, self._tries, self._moved_s = wanted, 0, time.monotonic()
+            self._wanted, self._tries, self._begun = wanted, 0, 0
+            self._moved_s = self._first_s = time.monotonic()
 
     def forget(self, name: str) -> None:
         """It is not wanted any more: it is made, or given up."""
@@ -143,8 +145,10 @@ class Arrivals(QueueThread[Heard]):
 
     @property
     def _moves(self) -> bool:
-        """Nobody who says nothing is waited for without end."""
-        return self._wanted is not None and time.monotonic() - self._moved_s < PATIENCE_S
+        """Nobody is waited for without end: neither who says nothing, nor who begins again and again."""
+        now_s = time.monotonic()
+        moves = now_s - self._moved_s < PATIENCE_S and now_s - self._first_s < MOST_TOTAL_S
+        return self._wanted is not None and moves
 
     def handle(self, route: bytes, message: Heard) -> None:
         seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
@@ -176,9 +180,12 @@ class Arrivals(QueueThread[Heard]):
         folder = self._store.coming(wanted.name)
         files = {name: File(each.bytes, each.sha256) for name, each in wanted.files.items()}
         prefix = f"{wanted.name}/"
-        self._incoming = Incoming(route, offered.ticket, folder, files, "checkpoint", prefix, wanted.asks_per_s)
+        asks_per_s, first_s = wanted.asks_per_s, self._first_s
+        self._incoming = Incoming(route, offered.ticket, folder, files, "checkpoint", prefix, asks_per_s, first_s)
         self._incoming.begin()
-        self._moved_s = time.monotonic()
+        self._begun += 1
+        if self._begun <= MOST_TRIES:  # after that only parts that come are progress
+            self._moved_s = time.monotonic()
 
     def _take_in(self, incoming: Incoming, part: DataPart, now_s: float) -> None:
         if incoming.take(part.file, part.start, part.data, now_s):

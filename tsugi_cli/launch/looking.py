@@ -105,7 +105,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, MemoryError) as error:  # numpy refuses shapes that the header may have
         raise LaunchError(f"{path.name} is no safetensors: {str(error)[:120]!r}") from error
 
 

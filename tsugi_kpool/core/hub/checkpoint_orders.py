@@ -58,9 +58,12 @@ def ordered(state: HubState, final: bool) -> CheckpointOrdered:
 
 
 def other_writer(state: HubState) -> int | None:
-    """Return who writes the anchors, where that is not the generation's first member."""
+    """Return who writes the anchors; None: the generation's first member.
+
+    Over an exchange it is named in any case: the first member may have left since the generation was opened.
+    """
     writer = _writer(state)
-    return None if writer == min(state.present, default=0) else writer
+    return None if not state.plan.exchange and writer == min(state.present, default=0) else writer
 
 
 def _writer(state: HubState) -> int:

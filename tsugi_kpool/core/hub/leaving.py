@@ -59,7 +59,7 @@ def leave(state: HubState, reasons: Mapping[int, str], now_s: float, quarantined
         effects += _leave(state, each, why, now_s, quarantined)
     if state.over or not was_present or lasts:
         return effects
-    if _has_anchors(state) and between_rounds(state) and not quarantined:
+    if _has_anchors(state) and between_rounds(state) and _others(state) and not quarantined:
         return effects  # `joining.admit` opens one
     if _has_anchors(state) or _may_begin_anew(state, reason):
         # Last, because its members are those that the records above have left.
@@ -80,8 +80,12 @@ def _has_anchors(state: HubState) -> bool:
     """Whether one of those who are left has the fleet's anchors: a newcomer that has never been in a group has only
     those that the run begins with. In a resumed run these are the checkpoint's: before the first commit everybody who
     comes is told of it (`slot_requests.grant`)."""
-    left = [state.members[each] for each in state.present if state.members[each].here]
-    return any(each.formed or not state.rounds.version for each in left)
+    return any(each.formed or not state.rounds.version for each in state.members.values() if each.here)
+
+
+def _others(state: HubState) -> bool:
+    """Whether members of the present generation are left. Newcomers alone wait for no round of it."""
+    return any(state.members[each].here for each in state.present)
 
 
 def _may_begin_anew(state: HubState, reason: str) -> bool:

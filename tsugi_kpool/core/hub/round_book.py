@@ -131,6 +131,7 @@ class RoundBook:
 
     def _settle_votes(self, now_s: float) -> None:
         if self.behind is not None and self.behind.settled:
+            self.agreed_on = agreed_on(self.agreed_on, self.behind.fire.adapters, self.behind.digest)
             self.behind, self._fired_s = None, now_s  # who was behind has as much time for the next round as others
 
     def on_reduced(self, reduced: Reduced, now_s: float) -> None:
@@ -265,8 +266,9 @@ class RoundBook:
         missed = tuple(member for member in fire.members if member not in weights)
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
-        self.landed, self.agreed_on = fire, agreed_on(self.agreed_on, fire.adapters, reduced.digest)
+        self.landed = fire
         self.behind = Votes(fire, set(self._awaited), self.digests()) if self._awaited else None
+        self.agreed_on = agreed_on(self.agreed_on, fire.adapters, "" if self.behind else reduced.digest)
         self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
         return weights

@@ -26,6 +26,11 @@ class Votes:
         """Whether all that are there have said the same."""
         return not self.awaited and len(set(self.said.values())) <= 1
 
+    @property
+    def digest(self) -> str:
+        """The digest that all have said, once that is settled; empty where nobody is left who has said one."""
+        return next(iter(self.said.values()), "").partition(" ")[0]
+
 
 def blames(reduced: Reduced) -> bool:
     """Whether it names members whose parts are unusable, or an owner that says so."""
@@ -47,7 +52,7 @@ def agreed_on(
         before: The same before this round.
         adapters: Of the round. A digest is that of all adapters of its round together: when one of them moves on, it
             says nothing of the others any more.
-        digest: What its members have said.
+        digest: What its members have said; empty while not all have: the first word may be the one that is wrong.
     """
     kept = {each: said for each, said in before.items() if not set(each) & set(adapters)}
-    return {**kept, adapters: digest}
+    return {**kept, adapters: digest} if digest else kept
