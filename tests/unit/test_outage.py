@@ -16,7 +16,7 @@ from tests.support import free_port, hub_plan, keeps_events
 from tests.unit.test_messages import BEAT
 from tsugi_kpool.core.events import Event
 from tsugi_kpool.core.hub.seats import seat_key
-from tsugi_kpool.core.messages import Evaluated, Hello, encode
+from tsugi_kpool.core.messages import MAX_FRAME_BYTES, Evaluated, Hello, encode
 from tsugi_kpool.errors import SidebandError
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
@@ -199,7 +199,7 @@ def test_beats_of_the_time_without_a_hub_are_not_delivered_later(hubs):
 
 def test_a_message_that_fits_no_frame_does_not_end_the_link(hubs, make_link):
     link = make_link(hubs.start())
-    link.report(Evaluated(0, 0, "", "base", {}, (("x" * 70_000, "", ""),)))
+    link.report(Evaluated(0, 0, "", "base", {}, (("x" * MAX_FRAME_BYTES, "", ""),)))
     await_true(lambda: link.unsendable == 1)
     assert link.lease().stop > 0
 
