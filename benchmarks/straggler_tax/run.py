@@ -112,7 +112,8 @@ def laboratory(model: str, replicas: int, seed: int, scale: float, settings: Seq
     """The run's settings, with these on top, and the model and data that its arms share."""
     size = MODELS[model]
     fleet = (f"topology.replicas={replicas}", f"topology.min_replicas={replicas}", f"seed={seed}")
-    data = (*(OVERRIDES.get(model) or overrides(model)), f"data.n_train={size['samples']}", f"data.n_eval={size['n_eval']}")
+    its = OVERRIDES.get(model) or overrides(model)
+    data = (*its, f"data.n_train={size['samples']}", f"data.n_eval={size['n_eval']}")
     lr = compose([*QUIET]).train.lr * scale
     spec = compose([*QUIET, *fleet, *data, *BOUNDS, f"train.lr={lr:g}", *settings])
     return spec, Lab(spec)
