@@ -128,8 +128,8 @@ def rendezvous(members: int) -> dict[str, Any]:
 class _Mean:
     """Only the sum that every update rule begins with."""
 
-    def shares(self, tokens: Any) -> Any:
-        return header.shares(tokens)
+    def shares(self, headers: Any) -> Any:
+        return header.shares(headers)
 
     def combine(self, pooled: Any) -> Any:
         return type("Combined", (), {"norms": [float(each.norm()) for each in pooled.mean], "digest": ""})

@@ -188,7 +188,7 @@ class TensorFleet(Fleet):
     """`sim.Fleet` with tensors; measures the fleet's eval loss every `every` samples.
 
     What is measured is what the run would leave if it were told to stop there: the anchors plus everybody's buffered
-    change, weighted by tokens. Replicas step with `optimizer` instead of the run's, where one is given.
+    change, in which every step counts alike. Replicas step with `optimizer` instead of the run's, where one is given.
     """
 
     def __init__(
@@ -288,8 +288,10 @@ class TensorFleet(Fleet):
         engines = [replica.engine for replica in self.replicas]  # type: ignore[attr-defined]
         adapters = range(self._spec.kpool.n)
         merged = engines[0].buffer.update.anchor.clone()
-        weights = torch.tensor([[engine.buffer.ledger.buffered(a) for a in adapters] for engine in engines])
-        shares = weights / weights.sum(dim=0).clamp_min(1)
+        ledgers = [engine.buffer.ledger for engine in engines]
+        none = [0.0] * len(adapters)
+        headers = [header.header([each.buffered(a) for a in adapters], each.steps, none, 0.0) for each in ledgers]
+        shares = torch.from_numpy(header.shares(np.stack(headers)))
         for engine, share in zip(engines, shares, strict=True):
             merged += _buffered(engine) * share[:, None]
         self._measured_pool.write(merged)

@@ -99,6 +99,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "kpool_auto": 2.0,
         "kpool_auto_int4": 2.0,
     },
+    "smollm2_docstrings": {"ddp": 1.0, "kpool_auto": 1.0, "kpool_auto_int2": 1.0},
 }
 """Of each method, as a multiple of the recipe's: the best of those tried (`--lr-scales`), by the mean over seeds.
 

@@ -94,10 +94,16 @@ def test_any_bytes_are_two_bits_of_numbers_or_known_to_be_none(coded):
         assert np.isfinite(back).all()
 
 
+def _headers(tokens, steps=None):
+    """Of members on so many tokens: [members, ROWS, K]."""
+    taken = np.ones_like(tokens) if steps is None else np.array(steps)
+    return np.stack([header(list(t), list(s), [0.0] * len(t), 1e-3) for t, s in zip(tokens, taken, strict=True)])
+
+
 def test_a_sum_does_not_depend_on_how_it_is_sliced():
     rng = np.random.default_rng(1)
     parts = [rng.standard_normal((2, 512)).astype(np.float32) for _ in range(5)]
-    weights = shares(rng.integers(1, 900, (5, 2)).astype(np.float64))
+    weights = shares(_headers(rng.integers(1, 900, (5, 2))))
     whole = weighted_sum([encode(each, Payload.FP32) for each in parts], weights, (2, 512), Payload.FP32).total
     expected = parts[0] * weights[0][:, None]
     for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -110,7 +116,7 @@ def test_a_sum_by_slices_has_the_bits_of_one_by_whole_parts(payload):
     """Slices end inside of rows, and the last block is not full."""
     rng, shape = np.random.default_rng(2), (3, SLICE // 2 + 301)
     parts = [encode(rng.standard_normal(shape).astype(np.float32), payload) for _ in range(3)]
-    weights = shares(rng.integers(1, 900, (3, 3)).astype(np.float64))
+    weights = shares(_headers(rng.integers(1, 900, (3, 3))))
     kept = np.empty(shape, np.float32)
     found = weighted_sum(parts, weights, shape, payload, plain=True, keep=(1, kept))
     whole = [decode(each, kept.size, payload).reshape(shape) for each in parts]
@@ -131,7 +137,32 @@ def test_headers_keep_their_numbers_and_bad_ones_are_named():
     headers = np.stack([mine, bad_rate, no_steps, mine])
     assert unusable(headers, [True, True, True, False]) == (1, 2, 3)
     assert agreed_lr(np.stack([header([10], [1], [0], 1.0), header([30], [1], [0], 2.0)])) == 1.75
-    assert shares(np.array([[10.0, 0.0], [30.0, 0.0]])).tolist() == [[0.25, 0.0], [0.75, 0.0]]
+
+
+def test_where_all_have_taken_as_many_steps_a_part_counts_by_its_tokens():
+    assert shares(_headers([[10, 0], [30, 0]])).tolist() == [[0.25, 0.0], [0.75, 0.0]]
+    assert shares(_headers([[10], [30]], [[4], [4]])).tolist() == [[0.25], [0.75]]
+
+
+def test_every_step_counts_alike_whoever_has_taken_it():
+    """Three steps of one are three times one of another, not nine times; who has none yet lets the others move less."""
+    assert shares(_headers([[30], [10]], [[3], [1]])).tolist() == [[0.5], [0.5]]
+    assert shares(_headers([[20], [0]], [[2], [0]])).tolist() == [[0.5], [0.0]]
+    assert shares(_headers([[20]], [[2]])).tolist() == [[1.0]], "alone it is what plain training is"
+    assert shares(_headers([[20]], [[2]]), members=4).tolist() == [[0.25]], "the other parts have not come"
+
+
+def test_smaller_micro_batches_count_less_and_no_part_more_than_whole():
+    assert shares(_headers([[40], [10]], [[1], [1]])).tolist() == [[np.float32(0.8)], [np.float32(0.2)]]
+    assert shares(_headers([[1000], [7]], [[1], [70]])).max() == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=9))
+def test_a_round_moves_as_far_as_the_members_have_stepped_on_average(members):
+    """Steps of equal sizes, all in one direction: a round is the mean number of steps long."""
+    steps = np.array([count for count, _ in members])
+    found = shares(_headers(steps[:, None] * 20, steps[:, None]))[:, 0]
+    assert float(found @ steps) == pytest.approx(steps.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("payload", Payload)
@@ -160,7 +191,7 @@ def owned(rounds: int, payload: Payload, lie=None) -> tuple[list[bool], *tuple[n
     rest, before = np.zeros(shape, np.float32), np.zeros((2, 512 // block_size(payload)), np.float32)
     verdicts, sent, applied = [], np.zeros(shape), np.zeros(shape)
     for number in range(rounds):
-        weights = shares(rng.integers(1, 900, (3, 2)).astype(np.float64))
+        weights = shares(_headers(rng.integers(1, 900, (3, 2))))
         values = [rng.standard_normal(shape).astype(np.float32) * 10.0 ** rng.integers(-3, 1) for _ in range(3)]
         parts = [encode(each, payload) for each in values]
         result = average(parts, weights, rest, payload)
@@ -189,7 +220,7 @@ def test_no_honest_owner_is_accused_whatever_the_numbers_are(payload, seed, heav
     rng, shape = np.random.default_rng(seed), (2, 512)
     rest, before = np.zeros(shape, np.float32), np.zeros((2, 512 // block_size(payload)), np.float32)
     for _ in range(4):
-        weights = shares(rng.integers(0, 900, (3, 2)).astype(np.float64))
+        weights = shares(_headers(rng.integers(0, 900, (3, 2))))
         tails = [rng.standard_normal(shape) * np.exp(heavy * rng.standard_normal(shape)) for _ in range(3)]
         blanks = [np.repeat(rng.random((2, 32)) >= zeros, 16, axis=1) for _ in range(3)]
         values = [tail * kept * 10.0 ** rng.integers(-6, 3) for tail, kept in zip(tails, blanks, strict=True)]
@@ -239,7 +270,7 @@ def test_an_owner_that_knows_the_bound_gains_no_more_than_its_code_loses(payload
 def test_where_nobody_has_weight_nothing_moves_and_the_residual_stays():
     rest = np.full((2, 256), 0.25, np.float32)
     parts = [encode(np.ones((2, 256), np.float32), Payload.INT8)] * 2
-    found = average(parts, shares(np.array([[0.0, 4.0], [0.0, 4.0]])), rest, Payload.INT8)
+    found = average(parts, shares(_headers(np.array([[0, 4], [0, 4]]))), rest, Payload.INT8)
     applied = decode(found.out, 512, Payload.INT8).reshape(2, 256)
     assert not applied[0].any()
     assert np.array_equal(found.rest[0], rest[0])

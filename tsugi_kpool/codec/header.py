@@ -56,14 +56,22 @@ def unusable(headers: Header, finite: Sequence[bool]) -> tuple[int, ...]:
     return tuple(rank for rank, whole in enumerate(finite) if not (whole and good(headers[rank])))
 
 
-def shares(tokens: Header) -> Floats:
-    """Return each member's share of an adapter's tokens, [members, K] fp32; zeros where nobody has any.
+def shares(headers: Header, members: int | None = None) -> Floats:
+    """Return what each part is multiplied with, so that every step counts one R-th: [members, K] fp32.
+
+    Of S steps on T tokens in all, a part of s steps on t tokens is multiplied with (t / s) / (T / S) / R: normalised
+    averaging (FedNova, Wang et al. 2020, https://arxiv.org/abs/2007.07481, section 4) with the members' mean number of
+    steps as the effective one. Multiplied with its share of the tokens, t / T, it would count twice for being longer:
+    its steps are a sum already. Both are equal where all have taken as many steps. At most 1: no part is made larger.
 
     Args:
-        tokens: [members, K] float64, whole numbers.
+        headers: [members, ROWS, K], of those whose parts have come.
+        members: R, all of the round's members; None: as many as there are headers.
     """
-    total = np.maximum(tokens.sum(axis=0), 1.0)
-    return np.asarray(tokens / total, np.float32)
+    tokens, steps = headers[:, TOKENS], headers[:, STEPS]
+    all_tokens, all_steps = (np.maximum(each.sum(axis=0), 1.0) for each in (tokens, steps))
+    a_step = tokens / np.maximum(steps, 1.0)
+    return np.asarray(np.minimum(a_step * (all_steps / all_tokens) / (members or len(headers)), 1.0), np.float32)
 
 
 def agreed_lr(headers: Header) -> float:

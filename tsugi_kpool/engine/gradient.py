@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tsugi_kpool.codec.coding import Floats
-from tsugi_kpool.codec.header import Header
+from tsugi_kpool.codec.header import TOKENS, Header
 from tsugi_kpool.errors import TrainingError
 
 from .pool import AdapterPool
@@ -189,8 +189,9 @@ class GradientUpdate:
             for segment in self._segments[adapter]:
                 segment.shipped = False
 
-    def shares(self, tokens: Header) -> Floats:
+    def shares(self, headers: Header) -> Floats:
         """Return one for each member and token: its part is a sum already."""
+        tokens = headers[:, TOKENS]
         each = 1.0 / np.maximum(tokens.sum(axis=0), 1.0)
         return np.broadcast_to(each, tokens.shape).astype(np.float32)
 

@@ -5,8 +5,8 @@ What is buffered is ``live - anchor``. When a round is committed,
     anchor += mean_w(delta)            on every replica the same bits
     live   += mean_w(delta) - sent     progress made while the round was in flight is carried
 
-with plain token-weighted means: outer learning rate 1, no outer momentum (for LoRA both measured better than
-Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes the
+with means in which every step counts alike (docs/decisions/0062): outer learning rate 1, no outer momentum (for LoRA
+both measured better than Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes the
 second line as `pending`, and the training thread applies it between two steps.
 """
 
@@ -87,12 +87,12 @@ class LocalUpdate:
     def withhold(self, adapters: Sequence[int]) -> None:
         self._shipped_norm2 = torch.zeros(len(adapters), dtype=torch.float64)
 
-    def shares(self, tokens: header.Header) -> Floats:
-        """Return each member's share of an adapter's supervised tokens."""
-        return header.shares(tokens)
+    def shares(self, headers: header.Header) -> Floats:
+        """Return what makes every step of every member count alike."""
+        return header.shares(headers)
 
     def combine(self, pooled: Pooled) -> Combined:
-        """Return the mean of all members' changes, weighted by supervised tokens."""
+        """Return the mean of all members' changes, in which every step counts alike."""
         alone = pooled.alone  # the mean is what we sent, and nothing is left to apply
         mean = pooled.sent if alone else pooled.mean
         anchor = take(self.anchor, pooled.adapters) + mean

@@ -84,7 +84,7 @@ class AdapterPool:
 
     def layout(self, payload: str, reduce: str = "gather") -> str:
         """Return a hash of all that must be equal before a collective: module names, shapes, N, codes, sums."""
-        facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload} reduce={reduce}"]
+        facts = [f"schema={SCHEMA_VERSION} n={self.n} payload={payload} reduce={reduce} mean=steps"]
         facts += [f"{type(part).__name__} {part.name} {tuple(part.parameter.shape)}" for part in self._parts]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 

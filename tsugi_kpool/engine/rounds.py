@@ -116,7 +116,7 @@ def combine(
         return UnusableRound(bad, len(parts))
     own = np.empty((k, size), np.float32) if error_feedback else contribution.delta.numpy()
     keep = (rank, own) if error_feedback else None
-    summed = weighted_sum(codes, update.shares(headers[:, TOKENS]), (k, size), payload, measured(headers), keep)
+    summed = weighted_sum(codes, update.shares(headers), (k, size), payload, measured(headers), keep)
     norm2 = None if summed.plain is None else np.square(summed.plain, dtype=np.float64).sum(axis=1)
     return result_of(contribution, update, headers, summed.total, norm2, torch.from_numpy(own))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsugi_kpool.codec import coding, header
 from tsugi_kpool.codec.coding import Bytes, Floats
-from tsugi_kpool.codec.header import TOKENS, Header
+from tsugi_kpool.codec.header import Header
 from tsugi_kpool.codec.owner import is_right
 from tsugi_kpool.codec.promises import root_of
 
@@ -78,7 +78,7 @@ def _wrong(place: Place, evidence: Evidence, owner: int, parts: list[Bytes]) -> 
         return (owner,)
     if bad:
         return ()
-    shares = place.update.shares(headers[:, TOKENS])
+    shares = place.update.shares(headers)
     out, bounds = frames.mean(evidence.answers[owner], owner), evidence.bounds[owner]
     return () if is_right(out, codes, shares, bounds, shape, place.payload) else (owner,)
 

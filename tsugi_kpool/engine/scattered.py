@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tsugi_kpool.codec import coding, header
 from tsugi_kpool.codec.coding import Bytes, Floats
-from tsugi_kpool.codec.header import TOKENS, Header
+from tsugi_kpool.codec.header import Header
 from tsugi_kpool.codec.keeper import Keeper
 from tsugi_kpool.codec.owner import average
 from tsugi_kpool.codec.promises import root_of
@@ -108,7 +108,7 @@ def _own(place: Place, rest: Floats, frames: Frames, parts: list[Bytes], headers
     bad = header.unusable(headers, [coding.finite(code, rest.size, place.payload) for code in codes])
     if bad:
         return frames.answer(place.rank, bad, None, None), rest
-    shares, keep = place.update.shares(headers[:, TOKENS]), place.error_feedback
+    shares, keep = place.update.shares(headers), place.error_feedback
     found = average(codes, shares, rest, place.payload, keep=keep, plain=measured(headers))
     return frames.answer(place.rank, (), found.plain_norm2, found.out), found.rest
 

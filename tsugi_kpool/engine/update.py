@@ -133,8 +133,8 @@ class UpdateRule(Protocol):
     def lr(self) -> float:
         """The learning rate of the newest step."""
 
-    def shares(self, tokens: Header) -> Floats:
-        """Return what each member's part is multiplied with: [members, K] fp32, from their tokens [members, K]."""
+    def shares(self, headers: Header) -> Floats:
+        """Return what each member's part is multiplied with: [members, K] fp32, from [members, ROWS, K]."""
 
     def combine(self, pooled: Pooled) -> Combined:
         """What a round's parts amount to; applies nothing."""

@@ -103,7 +103,7 @@ def reduce(part: Part, parts: Mapping[int, Given], rest: Floats) -> tuple[Reduce
         said = Result(part.generation, part.round, unusable, missed=missed, durables=durables)
         return Reduced(said, raw[0][:0]), None
     measured = bool(headers[:, heads.NORM2_SUM].sum() > 0)
-    found = mean_of(codes, heads.shares(headers[:, heads.TOKENS]), rest, payload, keep=part.keep, plain=measured)
+    found = mean_of(codes, heads.shares(headers, len(part.members)), rest, payload, keep=part.keep, plain=measured)
     norm2 = None if found.plain_norm2 is None else tuple(found.plain_norm2.tolist())
     body = np.concatenate([headers.reshape(-1).view(np.uint8), found.out])
     said = Result(part.generation, part.round, plain_norm2=norm2, missed=missed, durables=durables)
