@@ -145,7 +145,7 @@ def test_where_all_have_taken_as_many_steps_a_part_counts_by_its_tokens():
 
 
 def test_every_step_counts_alike_whoever_has_taken_it():
-    """Three steps of one are three times one of another, not nine times; who has none yet lets the others move less."""
+    """Three steps of one are three times one of another, not nine times; who has none moves nobody."""
     assert shares(_headers([[30], [10]], [[3], [1]])).tolist() == [[0.5], [0.5]]
     assert shares(_headers([[20], [0]], [[2], [0]])).tolist() == [[0.5], [0.0]]
     assert shares(_headers([[20]], [[2]])).tolist() == [[1.0]], "alone it is what plain training is"

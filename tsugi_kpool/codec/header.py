@@ -60,9 +60,9 @@ def shares(headers: Header, members: int | None = None) -> Floats:
     """Return what each part is multiplied with, so that every step counts one R-th: [members, K] fp32.
 
     Of S steps on T tokens in all, a part of s steps on t tokens is multiplied with (t / s) / (T / S) / R: normalised
-    averaging (FedNova, Wang et al. 2020, https://arxiv.org/abs/2007.07481, section 4) with the members' mean number of
-    steps as the effective one. Multiplied with its share of the tokens, t / T, it would count twice for being longer:
-    its steps are a sum already. Both are equal where all have taken as many steps. At most 1: no part is made larger.
+    averaging (FedNova, Wang et al. 2020, https://arxiv.org/abs/2007.07481, section 4) whose effective number of steps
+    is the members' mean. Multiplied with its share of the tokens, t / T, it would count twice for being longer: its
+    steps are a sum already. Both are equal where all have taken as many steps. At most 1: no part is made larger.
 
     Args:
         headers: [members, ROWS, K], of those whose parts have come.
