@@ -6,8 +6,8 @@ What is buffered is ``live - anchor``. When a round is committed,
     live   += mean_w(delta) - sent     progress made while the round was in flight is carried
 
 with means in which every step counts alike (docs/decisions/0062): outer learning rate 1, no outer momentum (for LoRA
-better than Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes the
-second line as `pending`, and the training thread applies it between two steps.
+better than Nesterov: docs/decisions/0003). The live parameters belong to the training thread, so a commit only notes
+the second line as `pending`, and the training thread applies it between two steps.
 """
 
 from __future__ import annotations
