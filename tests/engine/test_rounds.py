@@ -1,4 +1,4 @@
-"""The arithmetic of rounds: codecs, token-weighted means, carried progress, agreement of bits."""
+"""The arithmetic of rounds: codecs, means in which every step counts alike, carried progress, agreement of bits."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def run_round(replicas, adapters, payload=Payload.FP32, error_feedback=True, bet
     return outcomes
 
 
-def test_mean_is_weighted_by_supervised_tokens():
+def test_of_as_many_steps_each_counts_by_its_supervised_tokens():
     fast, slow = replicas = start(2)
     origin = fast.anchor().clone()
     fast.train(tokens=300, change=1.0)
@@ -124,7 +124,7 @@ def test_the_hub_is_told_what_each_adapter_has_changed():
     facts = run_round(replicas, (1, 3))[1].adapters
     size = fast.pool.size
     assert [fact.steps for fact in facts] == [3, 3]
-    assert facts[0].change_norm == pytest.approx((20 * 2.0 + 10 * 3.0) / 30 * size**0.5, rel=1e-5)
+    assert facts[0].change_norm == pytest.approx((1.0 + 1.0 + 3.0) / 2 * size**0.5, rel=1e-5), "each of the three steps is a half"
 
 
 def test_progress_made_in_flight_is_carried():
@@ -148,17 +148,17 @@ def test_round_of_an_adapter_whose_landing_the_training_thread_has_not_seen():
     before = slow.anchor().clone()
     fast.train(10, 1.0)
     run_round(replicas, (0, 1, 2, 3))
-    torch.testing.assert_close(slow.anchor(), before + 1.0, atol=1e-6, rtol=0)
+    torch.testing.assert_close(slow.anchor(), before + 0.5, atol=1e-6, rtol=0)
     slow.buffer.apply_rounds()
     torch.testing.assert_close(slow.live(), slow.anchor(), atol=1e-6, rtol=0)
 
 
-def test_who_has_trained_nothing_changes_nothing():
+def test_a_step_of_one_of_two_is_a_half_whether_the_other_has_stepped_or_not():
     fast, idle = replicas = start(2)
     fast.train(10, 1.0)
     origin = idle.anchor().clone()
     run_round(replicas, (0, 1, 2, 3))
-    torch.testing.assert_close(fast.anchor(), origin + 1.0, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fast.anchor(), origin + 0.5, atol=1e-6, rtol=0)
 
 
 def test_one_replica_is_plain_training_bit_for_bit():
