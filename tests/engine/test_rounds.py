@@ -124,7 +124,7 @@ def test_the_hub_is_told_what_each_adapter_has_changed():
     facts = run_round(replicas, (1, 3))[1].adapters
     size = fast.pool.size
     assert [fact.steps for fact in facts] == [3, 3]
-    assert facts[0].change_norm == pytest.approx((1.0 + 1.0 + 3.0) / 2 * size**0.5, rel=1e-5), "each of the three steps is a half"
+    assert facts[0].change_norm == pytest.approx((1.0 + 1.0 + 3.0) / 2 * size**0.5, rel=1e-5), "each step is a half"
 
 
 def test_progress_made_in_flight_is_carried():

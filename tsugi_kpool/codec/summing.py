@@ -1,4 +1,4 @@
-"""Token-weighted sums of coded parts: the same bits on every machine."""
+"""Weighted sums of coded parts: the same bits on every machine."""
 
 from __future__ import annotations
 

@@ -43,9 +43,14 @@ def outcome_of(fire: Fire, parts: Sequence[Contribution], payload_bytes: int, se
 
 
 def mean(parts: Sequence[Contribution], place: int) -> int:
-    """Return the mean change of one adapter, weighted by tokens and rounded down."""
-    tokens = sum(part.shipment.tokens[place] for part in parts)
-    return sum(part.shipment.tokens[place] * part.deltas[place] for part in parts) // max(tokens, 1)
+    """Return the mean change of one adapter, in which every step counts alike (codec.header.shares), rounded down."""
+    each = [(part.shipment.tokens[place], part.shipment.steps[place], part.deltas[place]) for part in parts]
+    all_tokens, all_steps = sum(tokens for tokens, _, _ in each), sum(steps for _, steps, _ in each)
+    return sum(
+        min(tokens * all_steps, steps * all_tokens * len(parts)) * delta // (steps * all_tokens * len(parts))
+        for tokens, steps, delta in each
+        if tokens
+    )
 
 
 def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:

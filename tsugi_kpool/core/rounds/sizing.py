@@ -2,7 +2,7 @@
 
 docs/design.md section 3, Phase correction. A step that spans many rounds ends many versions late. A replica
 whose step takes longer than a round (or than the fastest replica's, if rounds are quicker than that) gets
-fewer samples in it. Means are weighted by tokens, so that sizes change no mean.
+fewer samples in it. Steps count by their tokens, so that sizes change no mean.
 """
 
 from __future__ import annotations
