@@ -143,6 +143,27 @@ def two_bits(record: Record) -> Rows:
     return rows
 
 
+def shares(record: Record) -> Rows:
+    """What a part of a round counts, each rule in the same seeds as tokens at the first rate."""
+    rows = _header("replicas", "scenario", "parts count by", "rate", "seeds")
+    _more(rows, "loss half way, %", "loss at the end, %")
+    found: dict[tuple[int, str, str, float], dict[int, Run]] = {}
+    for run in sorted(record["runs"], key=lambda run: int(run["seed"])):
+        found.setdefault((run["replicas"], run["scenario"], run["arm"], run["lr_scale"]), {})[run["seed"]] = run
+    first = min(rate for *_, rate in found)
+    order = ("tokens", "as_far", "steps")
+    for (replicas, scenario, rule, rate), runs in sorted(
+        found.items(),
+        key=lambda item: (item[0][0], verdicts.EVERYWHERE.index(item[0][1]), order.index(item[0][2]), item[0][3]),
+    ):
+        base = found[replicas, scenario, "tokens", first]
+        pairs = [(run, base[seed]) for seed, run in runs.items() if run is not base.get(seed)]
+        half = [100.0 * (verdicts.target(run) / verdicts.target(than) - 1.0) for run, than in pairs]
+        told = [paired(each) if each else "" for each in (half, [_above(*pair) for pair in pairs])]
+        rows.append([str(replicas), scenario, f"`{rule}`", f"{rate:g}x", str(len(runs)), *told])
+    return rows
+
+
 def codec(record: Record) -> Rows:
     """What coding costs, beside int4."""
     rows = _header("payload", "bits of a number", "coding, ns of a number", "decoding")
@@ -206,6 +227,8 @@ def _order(item: tuple[tuple[int, str, float], Any]) -> tuple[int, int, float]:
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "goals_now": ("goals", goals),
     "goals_smollm2": ("goals_smollm2", goals),
+    "goals_docstrings": ("goals_smollm2_docstrings", goals),
+    "shares": ("shares", shares),
     "goals_bytes": ("int2", lambda record: tries(record, every=False)),
     "two_bits": ("two_bits", two_bits),
     "codec": ("codec", codec),
