@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,22 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _check_package() -> None:
+    """Refuse to measure another checkout's package under this one's commit: a script's folder is on the path, not the
+    repository.
+
+    Raises:
+        SystemExit: with the way out.
+    """
+    found = importlib.util.find_spec("tsugi_kpool")
+    there = Path(found.origin).parent if found is not None and found.origin else None
+    if there is not None and not there.is_relative_to(ROOT):
+        raise SystemExit(f"this would measure {there}: set PYTHONPATH={ROOT}, or pip install -e {ROOT}")
+
+
+_check_package()
 
 
 def finetune(*overrides: str, timeout_s: float = 1800) -> dict[str, Any]:
