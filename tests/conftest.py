@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 import pytest
@@ -36,6 +36,34 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     with popen.asking(fork_server().client):
         return (yield)
+
+
+def take_one_thread() -> int:
+    """Returns how many torch had in this process; 0 where it is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    before: int = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_in_the_module() -> Iterator[None]:
+    """A second thread only costs with tensors so small: ten times the time beside a busy neighbour.
+
+    For the module, so that its own fixtures have no second one either.
+    """
+    before = take_one_thread()
+    yield
+    if before:
+        sys.modules["torch"].set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(one_thread_in_the_module: None) -> None:
+    """Also where torch came later, and after a test that has taken more."""
+    take_one_thread()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.unit.test_compose import mistake
+from tests.unit.test_compose import mistake, mistakes
 from tsugi_cli.config import names, overrides, schema
 from tsugi_cli.config.compose import compose
 
@@ -19,9 +19,12 @@ def test_another_tools_name_is_answered_with_a_setting_that_there_is(word):
     key = re.match(r"[\w.]+", answer)[0]
     known = {*schema.leaf_types(), *names.SPELLED, *overrides.group_options(), "resume"}
     assert key in known, answer
-    for typed in (word, f"train.{word}", word.upper()):
-        if typed not in known:
-            assert answer in mistake(*TINY, f"{typed}=1")
+    ways = {each: None for each in (word, f"train.{word}", word.upper()) if each not in known}
+    found = mistakes(*TINY, *(f"{each}=1" for each in ways))
+    assert len(found) == len(ways)
+    for typed, problem in zip(ways, found, strict=True):
+        assert problem.startswith(f"{typed}: ")
+        assert answer in problem
 
 
 def test_the_line_for_another_tools_name():

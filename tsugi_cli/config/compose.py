@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -203,10 +203,11 @@ def _run_hydra(recipe: Path, request: typed.CommandLine, resumes: bool) -> objec
     # Hydra takes the recipe from a folder of its own, so that what lies beside a user's file shadows nothing.
     with tempfile.TemporaryDirectory(dir=temporary_folder()) as scratch:
         try:
-            OmegaConf.save(_load_recipe(recipe, outdone, resumes), Path(scratch) / f"{_OWN}.yaml")
-            if outdone:  # the shipped recipes that this one may build on lose it, too
-                for shipped in typed.recipes_dir().glob("*.yaml"):
-                    OmegaConf.save(_without(outdone, OmegaConf.load(shipped)), Path(scratch) / shipped.name)
+            loaded = _load_recipe(recipe, outdone, resumes)
+            OmegaConf.save(loaded, Path(scratch) / f"{_OWN}.yaml")
+            if outdone:  # the shipped recipes that this one builds on lose it, too
+                for name, shipped in _built_on(loaded, outdone):
+                    OmegaConf.save(shipped, Path(scratch) / f"{name}.yaml")
             places = ",".join(typed.quoted(f"file://{folder}") for folder in (typed.conf_dir(), typed.recipes_dir()))
             with hydra.initialize_config_dir(scratch, version_base="1.3"):
                 config = hydra.compose(_OWN, [f"hydra.searchpath=[{places}]", *request.hydra_overrides()])
@@ -262,6 +263,23 @@ def _without(outdone: Sequence[str], loaded: Any) -> Any:
         elif not dot:
             loaded.pop(section, None)
     return loaded
+
+
+def _built_on(loaded: Any, outdone: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The shipped recipes that a recipe's defaults name, those that theirs name, and so on; each without `outdone`.
+
+    A name is found in whatever words stand around it. One too many does no harm: nobody asks for it.
+    """
+    from omegaconf import OmegaConf
+
+    rest = {path.stem: path for path in typed.recipes_dir().glob("*.yaml")}
+    waiting = [loaded]
+    while waiting:
+        words = str(waiting.pop().get("defaults", "")).lower()
+        for name in [name for name in rest if name.lower() in words or "${" in words]:
+            shipped = _without(outdone, OmegaConf.load(rest.pop(name)))
+            waiting.append(shipped)
+            yield name, shipped
 
 
 def _check_defaults(recipe: Path, defaults: Any) -> None:
