@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 from tsugi_kpool.core.messages import AdapterFacts, Fire
 from tsugi_kpool.core.rounds.noise import estimate
@@ -43,14 +46,17 @@ def outcome_of(fire: Fire, parts: Sequence[Contribution], payload_bytes: int, se
 
 
 def mean(parts: Sequence[Contribution], place: int) -> int:
-    """Return the mean change of one adapter, in which every step counts alike (codec.header.shares), rounded down."""
-    each = [(part.shipment.tokens[place], part.shipment.steps[place], part.deltas[place]) for part in parts]
-    all_tokens, all_steps = sum(tokens for tokens, _, _ in each), sum(steps for _, steps, _ in each)
-    return sum(
-        min(tokens * all_steps, steps * all_tokens * len(parts)) * delta // (steps * all_tokens * len(parts))
-        for tokens, steps, delta in each
-        if tokens
-    )
+    """Return the mean change of one adapter, in which every step counts alike (codec.header.shares), rounded down.
+
+    No part is cut to its whole here: steps have about as many tokens as each other.
+    """
+    all_tokens, all_steps, changes = 0, 0, Counter[int]()
+    for part in parts:
+        tokens, steps = part.shipment.tokens[place], part.shipment.steps[place]
+        all_tokens, all_steps = all_tokens + tokens, all_steps + steps
+        changes[steps] += tokens * part.deltas[place]
+    whole = sum(Fraction(change, steps) for steps, change in changes.items() if steps)
+    return math.floor(whole * all_steps / max(all_tokens, 1) / len(parts))
 
 
 def _facts(parts: Sequence[Contribution], place: int) -> AdapterFacts:
