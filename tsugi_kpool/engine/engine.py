@@ -19,12 +19,12 @@ from .anchor_copy import AnchorCopy, Version
 from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts, begin_from
-from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .local_group import open_pool
 from .membership import GroupFactory, exchange_groups, gloo_groups
 from .modes import update_rule
+from .network import LOOPBACK, Network
 from .progress import Progress, beat_of
 from .reaching import Reaching
 from .state import Tensors

@@ -21,12 +21,14 @@ from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .buffer import ElasticBuffer
 from .checkpoint_parts import FLEET, OWN, anchors
-from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
+from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, SingleGroup
 from .exchanging import ExchangeGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
+from .network import Network
 from .reaching import Reaching
 from .sealed import Nonces, Seal, SealedGroup
+from .sideband_store import SidebandStore
 from .state import ANCHOR, Tensors, part, prefixed
 
 GroupFactory = Callable[[Generation], Group | ExchangeGroup]
