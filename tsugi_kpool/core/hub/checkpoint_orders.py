@@ -9,8 +9,8 @@ from tsugi_kpool.core.effects import CheckpointOrdered, FleetStage
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.settings import Mode
 
+from .goodput import mean_loss
 from .leasing import samples_trained, tokens_trained
-from .members import mean_loss
 from .ranges import count
 from .state import HubState
 
