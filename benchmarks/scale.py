@@ -35,8 +35,9 @@ from tsugi_kpool.codec.shards import Cut
 from tsugi_kpool.core.replica.ledger import Shipment
 from tsugi_kpool.core.settings import Payload, Reduce
 from tsugi_kpool.engine import rounds
-from tsugi_kpool.engine.collective import GlooGroup, SidebandStore
+from tsugi_kpool.engine.collective import GlooGroup
 from tsugi_kpool.engine.scattered import scattered
+from tsugi_kpool.engine.sideband_store import SidebandStore
 from tsugi_kpool.engine.ways import Place
 
 LLAMA = 2 * 32 * ((4096 + 4096) + (4096 + 1024))

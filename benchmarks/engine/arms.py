@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pretrain
 import torch
 from harness import runs, save
-from virtual import Lab, TensorFleet
+from lab import Lab
+from virtual import TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import quieten

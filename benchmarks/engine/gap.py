@@ -24,11 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from corrected_adamw import CorrectedAdamW
 from harness import add, made
+from lab import Lab
 from pretrain import overrides
 from rates import SAMPLES, ddp, setting
 from smoothed_adamw import SmoothedAdamW
 from steps import local_steps
-from virtual import Lab, TensorFleet, Watched
+from tensor_replica import Watched
+from virtual import TensorFleet
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import quieten

@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from harness import runs, save
+from lab import Lab
 from steps import one_step
-from virtual import Lab, TensorFleet
+from virtual import TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec

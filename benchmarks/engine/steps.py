@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from lab import Lab
 from torch import Tensor
-from virtual import Lab
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.objectives import supervised_loss

@@ -1,49 +1,35 @@
 """A fleet in virtual time that trains a real model: the hub of core/, buffers and codecs of engine/, one process.
 
-`sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors. Every replica has a
-LoRA and an optimizer of its own on one shared base model. A step is computed when its virtual end comes, on
-the parameters that it had at its begin. So the load of the machine changes no figure, and a slow replica or link
-costs no waiting. With `topology.data_plane=exchange` parts and results pass the simulated exchange, and the real
-one's books and arithmetic reduce them.
+`sim.Fleet` brings the hub, the orders, the links and the clock; here its replicas hold tensors (tensor_replica.py).
+A step is computed when its virtual end comes, on the parameters that it had at its begin. So the load of the machine
+changes no figure, and a slow replica or link costs no waiting. With `topology.data_plane=exchange` parts and results
+pass the simulated exchange, and the real one's books and arithmetic reduce them.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from lab import Lab
+from tensor_replica import TensorResult, Watched
 from torch import Tensor
 
 from tsugi_cli.config.spec import RunSpec
-from tsugi_cli.finetune.evaluate import Evaluator
-from tsugi_cli.finetune.lora import add_pool
-from tsugi_cli.finetune.model import load
-from tsugi_cli.finetune.objectives import supervised_loss
-from tsugi_cli.finetune.optimizers import optimizer_of
-from tsugi_cli.finetune.ready import opened
-from tsugi_cli.finetune.story import LeasedBatches
 from tsugi_kpool.codec import header
 from tsugi_kpool.core.effects import HubPlan
-from tsugi_kpool.core.messages import AdapterFacts, Fire, Generation, Lease, Message, Reduced
-from tsugi_kpool.core.replica.stage import Action, Stage
+from tsugi_kpool.core.messages import AdapterFacts, Fire, Reduced
 from tsugi_kpool.core.rounds.reduction import sent_payloads
 from tsugi_kpool.engine.engine import KPoolEngine
-from tsugi_kpool.engine.exchanging import outcome_of, part_of
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.pool import AdapterPool
-from tsugi_kpool.engine.reducing import Ways
-from tsugi_kpool.engine.rounds import Contribution, pack
 from tsugi_kpool.engine.ways import Outcome, Way, finished
 from tsugi_kpool.exchange.books import Kept
-from tsugi_kpool.exchange.frames import Part
-from tsugi_kpool.exchange.reduction import Reduced as Shared
 from tsugi_kpool.exchange.reduction import left_by
 from tsugi_kpool.exchange.reduction import opened as opened_result
 from tsugi_kpool.exchange.rounds import Rounds
@@ -59,129 +45,6 @@ class Point:
     time_s: float
     samples: int
     loss: float
-
-
-class Lab:
-    """A base model, its data and its start values: what all arms of one seed share."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        data = opened(spec)
-        base, tokenizer = load(spec.model)
-        torch.manual_seed(spec.seed)
-        self.model = add_pool(base, spec.lora).train()
-        self.batches = LeasedBatches(spec, data, tokenizer)
-        self._evaluator = Evaluator(replace(spec, topology=replace(spec.topology, replicas=1)), data, tokenizer, 0)
-
-    def copy(self) -> Any:
-        """Another model on the same base weights, with the LoRA's start values."""
-        frozen = {id(p): p for p in self.model.parameters() if not p.requires_grad}
-        return copy.deepcopy(self.model, frozen)
-
-    def loss(self, model: Any) -> float:
-        sums = self._evaluator.run(model, "trained", stop=lambda: False).sums
-        return sums["loss_sum"] / sums["loss_tokens"]
-
-
-@dataclass(frozen=True)
-class Packed(Contribution):
-    """A part on its way to an exchange."""
-
-    part: Part
-    codes: np.ndarray[Any, Any]
-    """Header and codes, as they are sent."""
-
-
-@dataclass(frozen=True)
-class TensorResult(SimulatedResult):
-    """A round that an exchange has reduced."""
-
-    shared: Shared
-
-
-class TensorReplica(Replica):
-    """A simulated replica that trains a model and ships real bytes."""
-
-    def __init__(self, number: int, spec: RunSpec, lab: Lab, optimizer: OptimizerFactory | None = None) -> None:
-        super().__init__(number, spec.kpool.n, False, random.Random(0))
-        self._spec, self._batches, self.model = spec, lab.batches, lab.copy()
-        adamw = optimizer or optimizer_of(spec)
-        self.engine = KPoolEngine(self.model, spec.kpool, number, optimizer=adamw, grad_clip=spec.train.grad_clip)
-        self.optimizer = adamw(self.engine.trainable())
-        self.ledger = self.engine.buffer.ledger
-        self.overlap = spec.kpool.overlap
-        self._exchange = spec.topology.data_plane == "exchange"
-
-    def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
-        del computed_on, active  # the engine knows
-        ((_, batch),) = self._batches.of(Lease(ticket=0, start=start, stop=stop))
-        self._batches.schedule.set_lr(self.optimizer, start)
-        supervised_loss(self.model, batch).backward()
-        self.engine.apply(self.optimizer, batch.tokens)
-        progress = self.progress
-        progress.steps += 1
-        progress.samples += batch.samples
-        progress.tokens += batch.tokens
-        progress.busy_s += seconds
-        progress.step_s = seconds
-
-    def begin(self) -> None:
-        self.engine.buffer.apply_rounds()
-
-    def obey(self, order: Message) -> Action:
-        action = super().obey(order)
-        if action is not Action.IGNORE:
-            self.engine.buffer.activate(self.active)
-        if action is Action.FORM:
-            self.engine.buffer.apply_rounds()  # the first step's adapters
-        if action.forms and isinstance(order, Generation):
-            update, members = self.engine.buffer.update, order.members
-            if self._exchange:
-                update.divide(None, members.index(self.number))  # type: ignore[attr-defined]
-            else:
-                self._ways = Ways(members.index(self.number), len(members), update, self._spec.kpool)
-        return action
-
-    def contribute(self, fire: Fire) -> Any:
-        self.joined(fire)
-        found, settings = self.engine.buffer.contribution(fire.adapters), self._spec.kpool
-        if self._exchange:
-            client: Any = SimpleNamespace(incarnation=self.incarnation, sequence=fire.round)
-            part = part_of(fire, tuple(fire.members), found, settings, client)
-            values = {each.name: getattr(found, each.name) for each in fields(found)}
-            found = Packed(**values, part=part, codes=pack(found, settings.payload).numpy())
-        self.in_flight = (found, None)  # type: ignore[assignment]
-        return found
-
-    def on_reduced(self, outcome: SimulatedResult, sent_bytes: int = 0, counted: bool = True) -> str:
-        if not isinstance(outcome, TensorResult):
-            return super().on_reduced(outcome, sent_bytes, counted)
-        given: Any = self.in_flight[0]  # type: ignore[index]
-        codes = given.codes[header.header_bytes(len(given.part.adapters)) :]
-        result, body, update = outcome.shared.result, outcome.shared.body, self.engine.buffer.update
-        found: Any = outcome_of(given, self.rank, update, given.part, result, body, codes)
-        self.in_flight = (given if counted else self.engine.buffer.void(given), found)
-        self.stage, self.reduced = Stage.REDUCED, self.round
-        self.sent_bytes += sent_bytes
-        return found.digest
-
-    def way(self, contribution: Contribution) -> Way:
-        """Return the way that a round of ours takes."""
-        return self._ways.of(contribution)
-
-    def landed_with(self, outcome: Any, sent_bytes: int) -> Any:
-        """Keep what a round has given until its Commit."""
-        self.in_flight = (self.in_flight[0], outcome)  # type: ignore[index,assignment]
-        self.stage, self.reduced = Stage.REDUCED, self.round
-        self.sent_bytes += sent_bytes
-        return outcome
-
-    def _commit(self) -> None:
-        self.engine.buffer.commit(*self.in_flight)  # type: ignore[misc,arg-type]
-        if self.linger is not None:
-            self.linger.committed(self.in_flight[1].steps, self.rank)  # type: ignore[index,union-attr]
-        self.anchor = [self.in_flight[1].digest]  # type: ignore
-        self.version += 1
-        self.in_flight, self.stage = None, Stage.IDLE
 
 
 class TensorFleet(Fleet):
@@ -304,17 +167,3 @@ def _buffered(engine: KPoolEngine) -> Tensor:
     if not isinstance(update, LocalUpdate):
         return torch.zeros_like(update.anchor)
     return engine.pool.read(range(engine.pool.n)) + update._pending - update.anchor
-
-
-class Watched(TensorReplica):
-    """Tells the fleet of every step."""
-
-    def __init__(
-        self, number: int, spec: RunSpec, lab: Lab, trained: Any, optimizer: OptimizerFactory | None = None
-    ) -> None:
-        super().__init__(number, spec, lab, optimizer)
-        self._told = trained
-
-    def train(self, start: int, stop: int, computed_on: int, seconds: float, active: tuple[int, ...] = ()) -> None:
-        super().train(start, stop, computed_on, seconds, active)
-        self._told()

@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "straggler_tax"))
 import clocks
 import torch
 from harness import add, made, runs, save
+from lab import Lab
 from run import LEARNING_RATES, QUIET, laboratory
 from scenarios import Scenario
 from steps import one_step, trained
 from training import Course
 from verdicts import rate_of, rates_for
-from virtual import Lab, TensorFleet
+from virtual import TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.config.spec import RunSpec

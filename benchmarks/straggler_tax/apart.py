@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 import torch
 from codes import CODES
 from harness import add, made
+from lab import Lab
 from run import MODELS, laboratory
 from steps import one_step, step, trained
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from virtual import Lab
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_cli.finetune.model import quieten

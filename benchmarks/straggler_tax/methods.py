@@ -10,11 +10,12 @@ from typing import Any, Literal
 import clocks
 import steps
 from clocks import Clock
+from lab import Lab
 from scenarios import FP32_BYTES, Scenario
 from smoothed_adamw import SmoothedAdamW
 from steps import Rule
 from training import Course
-from virtual import Lab, TensorFleet
+from virtual import TensorFleet
 
 from tsugi_cli.config.spec import RunSpec
 from tsugi_kpool.core.settings import Payload, Reduce

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 import torch
 from harness import add, made
+from lab import Lab
 from methods import ARMS, Setting
 from pretrain import overrides
 from scenarios import SCENARIOS
 from training import Course
 from verdicts import rate_of, rates_for
-from virtual import Lab
 
 from tsugi_cli.config.compose import compose
 from tsugi_cli.finetune.model import quieten

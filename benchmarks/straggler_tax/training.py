@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clocks import Round
+from lab import Lab
 from steps import Rule, one_step
-from virtual import Lab
 
 from tsugi_cli.config.spec import RunSpec
 

@@ -10,11 +10,12 @@ import torch
 from tests.engine.test_gradient_mode import ALL, Replica
 from tests.support import kpool, tiny_lora
 from tsugi_kpool.core.settings import Payload
-from tsugi_kpool.engine.collective import CollectiveError, ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.membership import same, shared, take_over
 from tsugi_kpool.engine.rounds import combine, pack
 from tsugi_kpool.engine.state import moments
+from tsugi_kpool.engine.thread_group import ThreadGroup, ThreadRendezvous
 
 
 def a_round(replicas: list[Replica]) -> None:

@@ -84,7 +84,11 @@ def handed_on(rank: int, inside) -> list[list[float]]:
     else:
         engine = KPoolEngine(model, settings, 1, inside=inside)
         engine._boundary = Boundary(
-            engine._local_group, engine.buffer, Aggregator(engine.buffer, settings, uplink, Mock()), uplink
+            engine._local_group,
+            engine.buffer,
+            Aggregator(engine.buffer, settings, uplink, Mock()),
+            uplink,
+            settings,
         )
         engine.buffer.inherit(moments(donors))
     optimizer = torch.optim.AdamW(engine.trainable(), lr=1e-3)
@@ -115,7 +119,7 @@ def followed(rank: int, inside) -> list[int]:
     else:
         engine = KPoolEngine(model, settings, 1, inside=inside)
         aggregator = Aggregator(engine.buffer, settings, uplink, Mock())
-        engine._boundary = Boundary(engine._local_group, engine.buffer, aggregator, uplink)
+        engine._boundary = Boundary(engine._local_group, engine.buffer, aggregator, uplink, settings)
     optimizer, found = FleetAdamW(engine.trainable(), replicas=2, lr=1e-3), []
     for members in ((), (0, 1, 2), (1,)):
         aggregator.members = members

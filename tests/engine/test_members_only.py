@@ -18,8 +18,9 @@ from torch._C._distributed_c10d import HashStore
 
 from tsugi_kpool.core.messages import Generation
 from tsugi_kpool.engine import collective, members_only, membership
-from tsugi_kpool.engine.collective import CollectiveError, Network
+from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.membership import gloo_groups
+from tsugi_kpool.engine.network import LOOPBACK, Network
 from tsugi_kpool.errors import ConfigError
 
 FORM_S = 8.0
@@ -105,7 +106,7 @@ def short(monkeypatch):
     monkeypatch.setattr(membership, "FORM_S", 3.0)
 
 
-def form(stranger: Stranger, network: Network = collective.LOOPBACK) -> list:
+def form(stranger: Stranger, network: Network = LOOPBACK) -> list:
     """Two members in two threads; each one's sum over the group, or what it met.
 
     When one says that its group did not form, another generation is ordered for both, as a hub does, three times.
@@ -196,6 +197,6 @@ def test_what_is_no_address_never_reaches_gloo(short, value):
         def store_get(self, key: str, timeout_s: float) -> bytes | None:
             return value if key.endswith("/1") else super().store_get(key, timeout_s)
 
-    make = gloo_groups(Liar(store), 0, collective.LOOPBACK, FORM_S, lambda generation: False)
+    make = gloo_groups(Liar(store), 0, LOOPBACK, FORM_S, lambda generation: False)
     with pytest.raises(CollectiveError, match="is no address of gloo's"):
         make(Generation(generation=1, members=(0, 1), version=0))

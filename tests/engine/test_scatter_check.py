@@ -20,9 +20,9 @@ from tsugi_kpool.core.rounds.statements import SIGNATURE_BYTES
 from tsugi_kpool.core.settings import Payload, Reduce
 from tsugi_kpool.engine import rounds, scattered
 from tsugi_kpool.engine.aggregator import Aggregator
-from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.rounds import UnusableRound
+from tsugi_kpool.engine.thread_group import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.ways import exchanged, finished
 from tsugi_kpool.errors import LaunchError
 

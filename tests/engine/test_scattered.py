@@ -15,10 +15,11 @@ from tsugi_kpool.codec.keeper import Keeper
 from tsugi_kpool.core.rounds.reduction import reduction, sent_payloads
 from tsugi_kpool.core.settings import Mode, Payload, Reduce
 from tsugi_kpool.engine.buffer import ElasticBuffer
-from tsugi_kpool.engine.collective import CollectiveError, ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.local import LocalUpdate
 from tsugi_kpool.engine.reducing import GroupReducer, Ways
 from tsugi_kpool.engine.rounds import RoundResult
+from tsugi_kpool.engine.thread_group import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.ways import exchanged, together
 
 ALL = (0, 1, 2, 3)

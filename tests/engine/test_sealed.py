@@ -21,9 +21,11 @@ from tsugi_kpool.core.hub.orders import generation_order
 from tsugi_kpool.core.messages import Generation, Hello
 from tsugi_kpool.core.replica.orders import KEY_BYTES
 from tsugi_kpool.engine import sealed as sealed_module
-from tsugi_kpool.engine.collective import LOOPBACK, CollectiveError, GlooGroup, Group, ThreadGroup, ThreadRendezvous
+from tsugi_kpool.engine.collective import CollectiveError, GlooGroup, Group
 from tsugi_kpool.engine.membership import gloo_groups
+from tsugi_kpool.engine.network import LOOPBACK
 from tsugi_kpool.engine.sealed import Nonces, Seal, SealedGroup, sealed_bytes
+from tsugi_kpool.engine.thread_group import ThreadGroup, ThreadRendezvous
 
 KEY = bytes(range(KEY_BYTES))
 MEMBERS = (3, 7)

@@ -21,8 +21,8 @@ from tsugi_kpool.core.messages import Beat, Hello, Message
 from tsugi_kpool.core.rounds.statements import SIGNATURE_BYTES, digest_of, statement
 from tsugi_kpool.core.settings import Reduce, Trigger
 from tsugi_kpool.engine.aggregator import Aggregator
-from tsugi_kpool.engine.collective import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.engine.engine import KPoolEngine
+from tsugi_kpool.engine.thread_group import ThreadGroup, ThreadRendezvous
 from tsugi_kpool.sideband.signing import verified
 
 MEMBERS, LIAR = 4, 1

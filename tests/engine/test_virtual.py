@@ -10,7 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "engine"))
 
-from virtual import Lab, TensorFleet
+from lab import Lab
+from virtual import TensorFleet
 
 from tsugi_cli.config.compose import compose
 from tsugi_kpool.sim import LinkModel, Slow, Speeds

@@ -13,7 +13,8 @@ import torch
 
 from tests.support import await_true, hub_plan
 from tsugi_kpool.core.messages import Beat
-from tsugi_kpool.engine.collective import CollectiveError, GlooGroup, SidebandStore
+from tsugi_kpool.engine.collective import CollectiveError, GlooGroup
+from tsugi_kpool.engine.sideband_store import SidebandStore
 from tsugi_kpool.sideband.hub.server import HubServer
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link

@@ -133,7 +133,7 @@ def seen_ahead(fleet: FaultyFleet) -> set[int]:
     while fleet.hub.stage is not FleetStage.FINISHED and fleet.kernel.now_s < 4000.0:
         fleet.advance(0.02)
         rounds = fleet.hub.rounds
-        if rounds.in_flight is not None and rounds.behind is not None:
+        if rounds.in_flight is not None and rounds.votes.behind is not None:
             found.add(rounds.number)
     return found
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tsugi_kpool.core.effects import FleetStage
-from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Slowness, decode, encode
+from tsugi_kpool.core.messages.bounds import sound
 from tsugi_kpool.sim import Fleet, LinkModel, Slow, Speeds
 
 

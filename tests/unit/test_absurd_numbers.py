@@ -9,9 +9,9 @@ import pytest
 
 from tests.support import hub_plan, kpool
 from tests.unit.test_messages import BEAT
+from tsugi_kpool.core.hub.frontier import FRONTIER_KEPT, Frontier
 from tsugi_kpool.core.hub.guard import Guard
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.members import FRONTIER_KEPT, Frontier
 from tsugi_kpool.core.hub.refusals import Kind
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.messages import Beat, Hello, LeaseRequest

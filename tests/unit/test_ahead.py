@@ -94,7 +94,7 @@ def test_without_its_receipt_all_votes_are_waited_for(receipt: str) -> None:
         assert table.hub.rounds.version == 0
     table.vote(3, 1, receipt=receipt)
     assert table.hub.rounds.version == 1
-    assert table.hub.rounds.behind is None
+    assert table.hub.rounds.votes.behind is None
 
 
 def test_a_word_that_another_one_contradicts_commits_nothing_before_all_have_voted() -> None:
@@ -175,7 +175,7 @@ def test_who_differs_later_leaves_and_the_committed_round_stands() -> None:
     assert set(table.left()) == {3}
     assert "the anchors of round 1 differ from those of the other 3 replicas" in reason
     assert table.hub.rounds.version == 1
-    assert table.hub.rounds.behind is None
+    assert table.hub.rounds.votes.behind is None
     assert table.orders(Generation)[-1].version == 1
 
 
@@ -239,8 +239,8 @@ def test_a_hub_that_goes_on_knows_who_has_not_voted() -> None:
     table.beat(0, 1, joined=1)
     table.vote(1, 1)
     hub = table.again()
-    assert hub.rounds.behind is not None
-    assert hub.rounds.behind.awaited == {2, 3}
+    assert hub.rounds.votes.behind is not None
+    assert hub.rounds.votes.behind.awaited == {2, 3}
     assert hub.rounds.landed is not None
     assert (hub.rounds.version, hub.rounds.landed.round) == (1, 1)
     assert hub.rounds.in_flight is not None

@@ -19,7 +19,7 @@ def test_the_last_vote_on_a_round_gives_the_next_one_its_whole_time() -> None:
     table.beat(0, 1, joined=1)
     for replica in (1, 2, 3):
         table.vote(replica, 1)
-    assert table.hub.rounds.behind is None
+    assert table.hub.rounds.votes.behind is None
     assert table.hub.rounds.in_flight is not None
     assert table.hub.rounds.missing(table.now_s + 1.0) == []
     assert table.hub.rounds.missing(table.now_s + 100.0) == [*ALL]
@@ -34,7 +34,7 @@ def test_who_leaves_while_others_are_behind_takes_no_time_from_the_next_round() 
     table.vote(1, 1)
     table.vote(2, 1)
     table.effects += table.hub.leave({3: "killed"}, table.now_s)
-    assert table.hub.rounds.behind is None
+    assert table.hub.rounds.votes.behind is None
     assert table.hub.rounds.missing(table.now_s + 1.0) == []
 
 

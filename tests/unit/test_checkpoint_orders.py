@@ -177,8 +177,8 @@ def test_what_has_been_agreed_on_goes_with_the_order_where_it_is_a_digest_of_anc
     fleet.run(5)
     assert fleet.hub.rounds.version
     found = dict(checkpoint_orders.ordered(fleet.hub, False).digests)
-    assert found == (fleet.hub.rounds.agreed_on if told else {})
+    assert found == (fleet.hub.rounds.votes.agreed_on if told else {})
     assert bool(found) is told
     rounds = replay(plan, parse(fleet.hub_host.journal).entries, 0.0).rounds
-    assert rounds.agreed_on.items() <= fleet.hub.rounds.agreed_on.items()
-    assert rounds.agreed_on or rounds.behind, "but of what not all have voted on before it died"
+    assert rounds.votes.agreed_on.items() <= fleet.hub.rounds.votes.agreed_on.items()
+    assert rounds.votes.agreed_on or rounds.votes.behind, "but of what not all have voted on before it died"

@@ -145,12 +145,12 @@ def test_the_first_word_on_a_round_is_no_measure_for_checkpoints_when_others_say
     table = Table()
     table.vote(0, 1, digest="ba" * 32)
     assert table.hub.rounds.version == 1
-    assert table.hub.rounds.agreed_on == {}
+    assert table.hub.rounds.votes.agreed_on == {}
     for each in (1, 2, 3):
         table.vote(each, 1, digest="ab" * 32)
     tick(table)
     assert set(table.left()) == {0}
-    assert set(table.hub.rounds.agreed_on.values()) == {"ab" * 32}
+    assert set(table.hub.rounds.votes.agreed_on.values()) == {"ab" * 32}
 
 
 def test_who_writes_a_checkpoint_is_named_when_the_generations_first_member_has_left():

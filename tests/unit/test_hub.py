@@ -16,8 +16,8 @@ from tsugi_kpool.core.events import Note
 from tsugi_kpool.core.hub import liveness
 from tsugi_kpool.core.hub.firing import ACKNOWLEDGE_S
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.members import Tally
 from tsugi_kpool.core.hub.status import fleet_status
+from tsugi_kpool.core.hub.tally import Tally
 from tsugi_kpool.core.messages import (
     Ack,
     Beat,

@@ -19,11 +19,12 @@ from tsugi_cli.record.run_dir import RunPaths
 from tsugi_cli.record.run_lock import holder
 from tsugi_kpool.core.messages import Lease
 from tsugi_kpool.core.replica.orders import Limits
-from tsugi_kpool.engine.collective import CollectiveError, Network
+from tsugi_kpool.engine.collective import CollectiveError
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.gradient import OptimizerFactory
 from tsugi_kpool.engine.inside import ALONE, Inside
+from tsugi_kpool.engine.network import Network
 from tsugi_kpool.errors import ConfigError, FencedError, SidebandError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband import keys

@@ -26,6 +26,7 @@ from tsugi_kpool.durable import facts_of
 
 from .arrivals import LATE, Arrivals, Wanted
 from .looking import Expected
+from .manifests import Manifests
 from .open_checkpoint import OpenCheckpoint
 from .request import RunRequest
 
@@ -51,11 +52,7 @@ class Checkpoints:
     """
 
     def __init__(self, request: RunRequest, paths: RunPaths, plan: HubPlan, tell: Tell) -> None:
-        self._request, self._spec, self._plan = request, request.spec, plan
-        resumed = request.resumed
-        self._begun = resumed.manifest if resumed else None
-        self._parent = str(resumed.parent) if resumed else None
-        self._base = self._begun.base if self._begun else {}
+        self._spec, self._manifests = request.spec, Manifests(request, plan)
         self._tell, self.store = tell, Store(paths.checkpoints)
         topology = request.spec.topology
         self._here = topology.replicas if topology.here is None else topology.here
@@ -155,7 +152,7 @@ class Checkpoints:
         """Keep what is being evaluated, and write what was measured into the checkpoint of that version."""
         if not told.version:
             return  # before or after training
-        version = told.version + (self._begun.version if self._begun else 0)
+        version = self._manifests.version(told.version)
         self._awaited = version if isinstance(told, Evaluating) else None
         if not isinstance(told, Evaluated) or told.loss is None:
             return
@@ -211,7 +208,8 @@ class Checkpoints:
         """Return the folder of the newest checkpoint that was made, or with which the run began."""
         if self.newest is not None:
             return self.newest.path
-        begun = self.store.of(self._begun.version) if self._begun is not None else None
+        manifest = self._manifests.begun
+        begun = self.store.of(manifest.version) if manifest is not None else None
         return begun.path if begun is not None else None
 
     def _pass_over(self, open_: OpenCheckpoint) -> None:
@@ -226,7 +224,7 @@ class Checkpoints:
         self._close_one(name)
         try:
             self._check(name, open_)
-            made = self.store.finish(name, self._manifest(open_))
+            made = self.store.finish(name, self._manifests.of(open_, self._losses.get(self._version(open_))))
         except OSError as error:
             self.store.discard(name)
             self._fail(folder_name(self._version(open_)), error.strerror or str(error))
@@ -273,31 +271,8 @@ class Checkpoints:
             self._told = reason
             self._tell(CheckpointFailed(name, reason))
 
-    def _manifest(self, open_: OpenCheckpoint) -> Manifest:
-        ordered, begun = open_.ordered, self._begun
-        trained = ordered.trained + (begun.samples if begun else 0)
-        return Manifest(
-            version=self._version(open_),
-            mode=self._spec.kpool.mode,
-            replicas=self._spec.topology.replicas,
-            done=ordered.done,
-            samples_total=self._plan.samples,
-            tokens=ordered.tokens + (begun.tokens if begun else 0),
-            fingerprint=self._request.fingerprint,
-            config_hash=self._plan.config_hash,
-            seed=self._spec.seed,
-            files=dict(open_.files),
-            clean=ordered.final,
-            loss=ordered.loss,
-            eval_loss=self._losses.get(self._version(open_)),
-            base=self._base,
-            parent=self._parent,
-            trained=trained,
-        )
-
     def _version(self, open_: OpenCheckpoint) -> int:
-        """Return the version counted over the whole run, with the rounds before it was resumed."""
-        return open_.ordered.version + (self._begun.version if self._begun else 0)
+        return self._manifests.version(open_.ordered.version)
 
 
 def _made(checkpoint: Checkpoint, open_: OpenCheckpoint) -> CheckpointMade:

@@ -9,7 +9,6 @@ from tsugi_kpool.core.messages import (
     Abort,
     Broken,
     Check,
-    Checked,
     Commit,
     Compare,
     Compared,
@@ -19,11 +18,10 @@ from tsugi_kpool.core.messages import (
     Reduced,
 )
 from tsugi_kpool.core.replica.linger import Linger
-from tsugi_kpool.core.replica.orders import CANNOT_BE
 from tsugi_kpool.core.replica.ports import Uplink
 from tsugi_kpool.core.replica.stage import Action, Stage, react, unaware
 from tsugi_kpool.core.settings import KPool
-from tsugi_kpool.errors import LaunchError, RoundError, TrainingError, TsugiError
+from tsugi_kpool.errors import TrainingError, TsugiError
 
 from .anchor_copy import AnchorCopy
 from .buffer import ElasticBuffer
@@ -32,6 +30,7 @@ from .collective import CollectiveError
 from .contribution_check import ContributionCheck
 from .exchanging import ExchangeGroup, ExchangeReducer, left_at, reducer_of
 from .membership import GroupFactory, Membership
+from .owner_check import OwnerCheck
 from .reducing import Reducer, Traffic
 from .rounds import Contribution, RoundResult, UnusableRound, reduced
 from .state import Tensors
@@ -64,10 +63,7 @@ class Aggregator:
         None while no round waits for its Commit."""
         self._reducer: Reducer | None = None
         """Sums the rounds of the present generation."""
-        self._looked_at: tuple[int, int, tuple[int, ...]] | None = None
-        """The newest check that we took part in: round, owner, checkers."""
-        self._found: Checked | None = None
-        """What it has found."""
+        self._owner_check = OwnerCheck()
         self._broken: Broken | None = None
         """What we have said of our newest group: it has broken, or did not form."""
         self._check = ContributionCheck(settings.mode)
@@ -106,37 +102,6 @@ class Aggregator:
         self._thread.join(timeout=timeout_s)
         if self.membership.reaching is not None:
             self.membership.reaching.stop()
-
-    def wait_for_commit(self) -> None:
-        """Wait while a round is in flight or reduced but not committed: training without overlap.
-
-        Raises:
-            RoundError: it took longer than `round_timeout_s`.
-        """
-        deadline_s = time.monotonic() + self._settings.round_timeout_s
-        while not self.flags.between_rounds.wait(POLL_S):
-            self.flags.check()
-            if time.monotonic() > deadline_s:
-                reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
-                raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
-
-    def linger_for_commit(self) -> None:
-        """Wait a moment for the commit of our newest change, where that is worth it (`kpool.linger`)."""
-        bound_s = self.linger.bound_s(self.version, len(self.members), self._buffer.pooled())
-        if bound_s:
-            self.linger.ended(self._own_is_committed(time.monotonic() + bound_s), self.version)
-
-    def _own_is_committed(self, deadline_s: float) -> bool:
-        """Wait until nothing of ours is buffered or in flight; returns false when the wait has ended otherwise."""
-        while True:
-            self.flags.committed.clear()  # before we look: a commit that comes after that ends the wait
-            if not any(self._buffer.pooled()):
-                return True
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or self.flags.draining.is_set() or self.stage is Stage.OUTSIDE:
-                return False
-            self.flags.committed.wait(min(left_s, POLL_S))
-            self.flags.check()
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
@@ -269,38 +234,31 @@ class Aggregator:
         self._report(reduced(fire, shipment, outcome, size, took_s, *said))
 
     def _check_owner(self, order: Check) -> None:
-        """Take part in the check of an owner of the round in flight. One that has been done already is not repeated;
-        what it has found is said again: to a hub that began anew meanwhile, it is news."""
-        here = (self.membership.generation, self.round, Stage.REDUCED)
-        what = (order.round, order.owner, order.checkers)
+        """Take part in the check of an owner of the round in flight."""
         reducer = self._reducer
-        if (order.generation, order.round, self.stage) != here or reducer is None:
+        if not self._is_reduced(order) or reducer is None:
             return
-        if what == self._looked_at:
-            if self._found is not None:
-                self._uplink.report(self._found)
-            return
-        self._looked_at, self._found = what, None
-        if not {order.owner, *order.checkers}.issubset(self.members):
-            raise LaunchError(CANNOT_BE.format(f"a check of replica {order.owner} that names who is no member"))
-        place = {member: rank for rank, member in enumerate(self.members)}
         try:
-            found, traffic = reducer.check(place[order.owner], tuple(place[each] for each in order.checkers))
+            found, traffic = self._owner_check.take_part(order, self.members, reducer)
         except CollectiveError as error:
             self._broke(order.generation, order.round, error)
             return
-        self._count(traffic)
-        wrong = tuple(self.members[rank] for rank in found)
-        checkers = len(order.checkers)
-        self._found = Checked(0, 0, "", order.generation, order.round, order.owner, checkers, wrong)
-        self._uplink.report(self._found)
+        if traffic is not None:
+            self._count(traffic)
+        if found is not None:
+            self._uplink.report(found)
 
     def _compare(self, order: Compare) -> None:
         """Say what each member has told us in the round in flight. Asked again, we say it again."""
-        if (order.generation, order.round, self.stage) != (self.membership.generation, self.round, Stage.REDUCED):
+        if not self._is_reduced(order):
             return
         if self._reducer is not None and (shown := self._reducer.shown()) is not None:
             self._uplink.report(Compared(0, 0, "", order.generation, order.round, *shown))
+
+    def _is_reduced(self, order: Check | Compare) -> bool:
+        """Whether an order is about the round in flight, and that is reduced here."""
+        here = (self.membership.generation, self.round, Stage.REDUCED)
+        return (order.generation, order.round, self.stage) == here
 
     def left_over(self) -> Tensors:
         """Return what the exchange has left over of all adapters, for a checkpoint of this version: nothing where it

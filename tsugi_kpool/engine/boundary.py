@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from tsugi_kpool.core.messages import Discarded, Lease
 from tsugi_kpool.core.replica.ports import Uplink
+from tsugi_kpool.core.settings import KPool
 
 from .aggregator import REASON_CHARS, Aggregator
 from .buffer import ElasticBuffer
+from .commit_wait import CommitWait
 from .local_group import LocalGroup, StepMessage
 
 
@@ -21,13 +23,15 @@ class Boundary:
         buffer: Ours.
         aggregator: Ours.
         uplink: Hears what has been thrown away.
+        settings: The pool's.
     """
 
     def __init__(
-        self, local_group: LocalGroup, buffer: ElasticBuffer, aggregator: Aggregator, uplink: Uplink
+        self, local_group: LocalGroup, buffer: ElasticBuffer, aggregator: Aggregator, uplink: Uplink, settings: KPool
     ) -> None:
         self._local_group, self._buffer = local_group, buffer
         self.aggregator, self.uplink = aggregator, uplink
+        self.commit_wait = CommitWait(settings, buffer, aggregator)
         self.draining = self.saving = False
         """As it was in the last broadcast."""
         self._anew = False

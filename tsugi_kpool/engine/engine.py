@@ -19,12 +19,12 @@ from .anchor_copy import AnchorCopy, Version
 from .boundary import Boundary
 from .buffer import ElasticBuffer
 from .checkpoint_parts import CheckpointParts, begin_from
-from .collective import LOOPBACK, Network
 from .gradient import GradientUpdate, OptimizerFactory
 from .inside import ALONE, Inside
 from .local_group import open_pool
 from .membership import GroupFactory, exchange_groups, gloo_groups
 from .modes import update_rule
+from .network import LOOPBACK, Network
 from .progress import Progress, beat_of
 from .reaching import Reaching
 from .state import Tensors
@@ -90,7 +90,7 @@ class KPoolEngine(Steps):
         if self._evaluates:
             aggregator.anchor_copy = AnchorCopy(self.replica, self.buffer)
         # Before the thread starts: it asks for `self.aggregator` while it forms a group.
-        self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink)
+        self._boundary = Boundary(self._local_group, self.buffer, aggregator, uplink, self.settings)
         aggregator.start()
 
     def stop(self) -> None:
@@ -206,9 +206,9 @@ class KPoolEngine(Steps):
         with self._local_group.telling():
             self.flags.check()
             if not self.settings.overlap or self.buffer.refused is not None:
-                self.aggregator.wait_for_commit()
+                self.boundary.commit_wait.between_rounds()
             if self._stepped:
-                self.aggregator.linger_for_commit()
+                self.boundary.commit_wait.linger()
                 self._stepped = False
             self.boundary.take_in()
         self._say()

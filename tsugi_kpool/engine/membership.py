@@ -21,12 +21,14 @@ from tsugi_kpool.exchange.states import STATE_COPIES, STATE_MORE
 
 from .buffer import ElasticBuffer
 from .checkpoint_parts import FLEET, OWN, anchors
-from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, Network, SidebandStore, SingleGroup
+from .collective import FORM_S, CollectiveError, GlooGroup, Group, MeshError, SingleGroup
 from .exchanging import ExchangeGroup
 from .gradient import GradientUpdate
 from .members_only import members_only, refuse
+from .network import Network
 from .reaching import Reaching
 from .sealed import Nonces, Seal, SealedGroup
+from .sideband_store import SidebandStore
 from .state import ANCHOR, Tensors, part, prefixed
 
 GroupFactory = Callable[[Generation], Group | ExchangeGroup]
@@ -139,42 +141,51 @@ def gloo_groups(
         timeout_s: Deadline of every collective.
         overtaken: Whether the hub has ordered a newer generation than this one.
     """
+    return _GlooGroups(uplink, replica, network, timeout_s, overtaken).form
 
-    nonces = Nonces()
 
-    def form(order: Generation) -> Group:
+class _GlooGroups:
+    """Forms a replica's groups, one generation after the other; see `gloo_groups`."""
+
+    def __init__(
+        self, uplink: Uplink, replica: int, network: Network, timeout_s: float, overtaken: Callable[[int], bool]
+    ) -> None:
+        self._uplink, self._replica, self._network = uplink, replica, network
+        self._timeout_s, self._overtaken = timeout_s, overtaken
+        self._nonces = Nonces()
+        """Of all groups of this process: none is used twice."""
+
+    def form(self, order: Generation) -> Group:
         if len(order.members) == 1:
             return SingleGroup()
-        group = connected(order)
+        group = self._connected(order)
         if not order.group_key:
             return group
-        return SealedGroup(group, Seal(order.group_key, order.generation, order.members, group.rank, nonces))
+        return SealedGroup(group, Seal(order.group_key, order.generation, order.members, group.rank, self._nonces))
 
-    def connected(order: Generation) -> GlooGroup:
-        rank, world = order.members.index(replica), len(order.members)
-
-        def begin(attempt: int) -> GlooGroup:
-            prefix, over = f"epoch{order.generation}/{attempt}/", partial(overtaken, order.generation)
-            store = SidebandStore(uplink, prefix, min(timeout_s, FORM_S), over)
-            try:
-                return GlooGroup(store, rank, world, network.address, timeout_s)
-            except MeshError:
-                # One may have died, or the others have formed theirs with a stranger in our place: from this they
-                # learn it, and need not wait for us. The hub, who hears of it, orders another generation.
-                refuse(store, rank)
-                raise
-
+    def _connected(self, order: Generation) -> GlooGroup:
+        begin = partial(self._begin, order)
         # Between machines the addresses of a connection may differ at its two ends (NAT), so that nobody can tell.
         # There a stranger's connection can break a round, which the user has accepted, but not change one: parts are
         # sealed.
-        if network.trusted and not network.loopback:
+        if self._network.trusted and not self._network.loopback:
             return begin(0)
         try:
             return members_only(begin, lambda group, _: group.stranger(), GlooGroup.close)
         except ConnectionError as error:
             raise CollectiveError(str(error)) from error
 
-    return form
+    def _begin(self, order: Generation, attempt: int) -> GlooGroup:
+        rank, world = order.members.index(self._replica), len(order.members)
+        prefix, over = f"epoch{order.generation}/{attempt}/", partial(self._overtaken, order.generation)
+        store = SidebandStore(self._uplink, prefix, min(self._timeout_s, FORM_S), over)
+        try:
+            return GlooGroup(store, rank, world, self._network.address, self._timeout_s)
+        except MeshError:
+            # One may have died, or the others have formed theirs with a stranger in our place: from this they learn
+            # it, and need not wait for us. The hub, who hears of it, orders another generation.
+            refuse(store, rank)
+            raise
 
 
 def shared(group: Group | ExchangeGroup, root: int, buffer: ElasticBuffer) -> Tensors:

@@ -19,10 +19,10 @@ from tsugi_kpool.core.effects import HubPlan
 from tsugi_kpool.core.messages import Figures, FleetStatus, StopFleet, Totals
 from tsugi_kpool.core.replica.orders import Limits
 from tsugi_kpool.core.settings import KPool
-from tsugi_kpool.engine.collective import Network
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.engine.follower import Engine, Follower
 from tsugi_kpool.engine.inside import ALONE, Inside
+from tsugi_kpool.engine.network import Network
 from tsugi_kpool.errors import ConfigError, SidebandError
 from tsugi_kpool.machine import Probe
 from tsugi_kpool.sideband.addresses import own_address

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.messages import BadFrame, Message, decode
+from tsugi_kpool.core.messages.bounds import sound
 
 MOST_IN_A_ROW = 1000
 """Frames read in a row before anything else is done: a hub that floods us cannot stop us."""

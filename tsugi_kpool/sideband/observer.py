@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import zmq
 
-from tsugi_kpool.core.hub.guard import sound
 from tsugi_kpool.core.messages import FleetStatus, Message, Refused, StatusRequest, encode
+from tsugi_kpool.core.messages.bounds import sound
 from tsugi_kpool.errors import LaunchError, SidebandError
 
 from .addresses import split

@@ -11,8 +11,8 @@ from functools import partial
 
 from tsugi_kpool.core.effects import FleetStage, HubPlan
 from tsugi_kpool.core.events import Event
+from tsugi_kpool.core.hub.goodput import goodput
 from tsugi_kpool.core.hub.hub import Hub
-from tsugi_kpool.core.hub.members import goodput
 from tsugi_kpool.core.hub.status import fleet_status
 from tsugi_kpool.core.hub.tickets import Tickets
 from tsugi_kpool.core.messages import (

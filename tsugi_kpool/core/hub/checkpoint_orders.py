@@ -9,8 +9,8 @@ from tsugi_kpool.core.effects import CheckpointOrdered, FleetStage
 from tsugi_kpool.core.messages import Saved
 from tsugi_kpool.core.settings import Mode
 
+from .goodput import mean_loss
 from .leasing import samples_trained, tokens_trained
-from .members import mean_loss
 from .ranges import count
 from .state import HubState
 
@@ -75,7 +75,7 @@ def _digests(state: HubState) -> tuple[tuple[tuple[int, ...], str], ...]:
     """What members have agreed on, where it covers nothing but anchors. Of one member nobody else has said the same,
     and its anchors may differ from those of its last rounds by a rounding."""
     plain = bool(state.plan.exchange) and state.plan.kpool.mode == Mode.LOCAL and len(state.present) > 1
-    return tuple(state.rounds.agreed_on.items()) if plain else ()
+    return tuple(state.rounds.votes.agreed_on.items()) if plain else ()
 
 
 def possible(state: HubState, saved: Saved) -> bool:

@@ -27,7 +27,7 @@ def commit_reduced(state: HubState, now_s: float) -> list[Effect]:
     """Commit the round in flight, which is decided, with one digest."""
     rounds, shared, by_all = state.rounds, state.rounds.shared, state.rounds.complete
     facts = rounds.facts()
-    state.stragglers.round(rounds.transfer_s(), now_s)
+    state.stragglers.round(rounds.reports.transfer_s(), now_s)
     pooled, step_s = tuple(state.tally.pooled), state.step_s()
     kept = keep(state, RoundCommitted(rounds.number, facts["version"], facts["digest"], pooled, step_s))
     if not shared:

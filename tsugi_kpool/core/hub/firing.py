@@ -126,7 +126,7 @@ def _steps(state: HubState, replicas: Iterable[int]) -> Iterator[Step]:
 def check_round(state: HubState, now_s: float) -> list[Effect]:
     """Settle the round in flight if enough members have reduced it, and the votes on the one before if all have."""
     rounds = state.rounds
-    if rounds.behind is not None:
+    if rounds.votes.behind is not None:
         return check_votes(state, now_s)
     return settle(state, now_s) if rounds.decided and is_enough(state, now_s) else []
 
@@ -140,7 +140,7 @@ def on_reduced(state: HubState, reduced: Reduced, now_s: float) -> list[Effect]:
     if not state.rounds.expects(reduced):
         return [acknowledged]
     reduced = _vouched(state, reduced)
-    late = state.rounds.is_late(reduced)  # its weight has been counted
+    late = state.rounds.votes.is_late(reduced)  # its weight has been counted
     if not late and (parted := overweight(state, reduced, now_s)):
         return [acknowledged, *parted]
     # A hub that begins anew must know of every Reduced that was acknowledged: its sender will not repeat it. A Commit
@@ -175,7 +175,7 @@ def _is_here(state: HubState, reduced: Reduced) -> bool:
 def _drain(state: HubState, now_s: float) -> list[Effect]:
     """Nobody has data left: ship all that is buffered in one last round, then finish."""
     if not any(state.tally.pooled):
-        return finish(state) if state.rounds.behind is None else []  # a vote may still be on its way
+        return finish(state) if state.rounds.votes.behind is None else []  # a vote may still be on its way
     everything = tuple(range(state.plan.kpool.n))
     return [Drained(), *_fire(state, everything, Reason.FINAL, now_s)]
 

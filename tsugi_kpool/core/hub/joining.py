@@ -81,8 +81,8 @@ def admit(state: HubState, now_s: float) -> list[Effect]:
     """
     if state.over and state.waiting:
         return leave(state, dict.fromkeys(sorted(state.waiting), "the run has ended"), now_s)
-    due = state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
-    if state.rounds.in_flight or state.rounds.behind or not due or not state.training or _is_forming(state, now_s):
+    rounds, due = state.rounds, state.departed.due or (state.waiting and state.stage is FleetStage.TRAINING)
+    if rounds.in_flight or rounds.votes.behind or not due or not state.training or _is_forming(state, now_s):
         return []
     return open_generation(state, now_s)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .members import samples_per_s
+from .goodput import samples_per_s
 from .ranges import count
 from .state import HubState
 

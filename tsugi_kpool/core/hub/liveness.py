@@ -62,7 +62,7 @@ def broke(state: HubState, message: Broken, now_s: float) -> list[Effect]:
 
     Of a round that is committed it has lost what all others have: it cannot go on.
     """
-    behind = state.rounds.behind
+    behind = state.rounds.votes.behind
     here = (message.generation, message.round)
     if behind is not None and message.replica in behind.awaited and here == behind.key:
         return leave(state, {message.replica: f"it has lost round {message.round}: {message.reason}"}, now_s)
@@ -150,7 +150,7 @@ def connected(state: HubState, replica: int, there: bool) -> None:
 def _holds_up(state: HubState, member: Member) -> bool:
     """Whether the others cannot go on without this one."""
     rounds = state.rounds
-    if rounds.behind is not None and member.hello.replica in rounds.behind.awaited:
+    if rounds.votes.behind is not None and member.hello.replica in rounds.votes.behind.awaited:
         return True
     if rounds.in_flight is not None:
         return member.hello.replica in rounds.awaited
@@ -177,7 +177,7 @@ def _overdue(state: HubState, now_s: float) -> list[Effect]:
     missing = state.rounds.missing(now_s)
     if not missing:
         return []
-    if rounds_behind := state.rounds.behind:
+    if rounds_behind := state.rounds.votes.behind:
         return leave(state, dict.fromkeys(missing, f"it did not get round {rounds_behind.fire.round} in time"), now_s)
     number, away = state.rounds.number, [state.members[each] for each in missing]
     if state.rounds.comparison is not None and 2 * len(missing) < len(state.present):

@@ -1,11 +1,9 @@
-"""What the hub knows of each replica, and what follows from it: rates, lag, goodput."""
+"""What the hub knows of one replica: its newest beat, how far it has come, and its rates over the newest window."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,7 +16,6 @@ RATE_WINDOW_S = 20.0
 """Rates are taken over at least this long, or over all of a younger run."""
 LEAST_S = 1e-9
 """Nobody has trained for less: a replica that says so has said nothing. Divided by less, counts are no numbers."""
-FRONTIER_KEPT = 1 << 16
 
 
 class _Mark(msgspec.Struct, frozen=True, gc=False):
@@ -174,136 +171,3 @@ class Member:
         first, last = self._marks[0], self._marks[-1]
         tokens, busy_s = last.tokens - first.tokens, last.busy_s - first.busy_s
         return (tokens, tokens / busy_s * (last.own_s - first.own_s)) if busy_s > 0.0 else (0.0, 0.0)
-
-
-class Tally:
-    """Sums over all members' newest beats, kept up to date beat by beat.
-
-    The hub asks these questions on every beat. Walking all members for the answer would make R members cost R^2.
-    """
-
-    def __init__(self, n: int) -> None:
-        self.pooled = [0] * n
-        """Steps that all members have buffered, for each adapter."""
-        self.samples_per_s = 0.0
-        """What all members train on together."""
-        self.drained = 0
-        """Members that have no more data."""
-        self._adapters = range(n)
-        self._paces: dict[int, float] = {}
-        self._at: Counter[tuple[int, int]] = Counter()
-
-    def at(self, generation: int, version: int) -> int:
-        """Members whose newest beat shows this generation and version."""
-        return self._at[generation, version]
-
-    def replace(self, old: Beat | None, new: Beat) -> None:
-        """A member's newest beat is `new`; before it was `old`, if there was one."""
-        if old is None or new.busy_s != old.busy_s or new.steps != old.steps or new.samples != old.samples:
-            pace = samples_per_s(new)
-            self.samples_per_s += pace - (0.0 if old is None else self._paces[new.replica])
-            self._paces[new.replica] = pace
-        if old is None:
-            self._move(None, (new.generation, new.version))
-            self._pool((), new.pooled)
-            self.drained += new.drained
-            return
-        if old.version != new.version or old.generation != new.generation:
-            self._move((old.generation, old.version), (new.generation, new.version))
-        if old.pooled != new.pooled:
-            self._pool(old.pooled, new.pooled)
-        self.drained += new.drained - old.drained
-
-    def remove(self, beat: Beat | None) -> None:
-        """A member whose newest beat this is has gone before training began."""
-        if beat is None:
-            return
-        self.samples_per_s -= samples_per_s(beat)
-        self._pool(beat.pooled, ())
-        self.drained -= beat.drained
-        self._out_of((beat.generation, beat.version))
-
-    def _move(self, old: tuple[int, int] | None, new: tuple[int, int]) -> None:
-        self._at[new] += 1
-        if old is not None:
-            self._out_of(old)
-
-    def _out_of(self, at: tuple[int, int]) -> None:
-        self._at[at] -= 1
-        if not self._at[at]:
-            del self._at[at]
-
-    def _pool(self, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-        """A beat with too few counts counts as zeros, one with too many is cut: neither may stop the hub."""
-        if len(old) == len(new) == len(self.pooled):
-            self.pooled = [total - a + b for total, a, b in zip(self.pooled, old, new)]  # noqa: B905  (on every beat)
-            return
-        for adapter, steps in zip(self._adapters, old, strict=False):
-            self.pooled[adapter] -= steps
-        for adapter, steps in zip(self._adapters, new, strict=False):
-            self.pooled[adapter] += steps
-
-
-def samples_per_s(beat: Beat | None) -> float:
-    """A replica's own pace, waits left out: of its newest step or of all of them, whichever is slower."""
-    if beat is None:
-        return 0.0
-    busy_s = max(beat.busy_s, beat.step_s * beat.steps)
-    return max(0, beat.samples) / busy_s if LEAST_S < busy_s < math.inf else 0.0  # what a beat says may be anything
-
-
-class Frontier:
-    """When the furthest replica first reached each step count: the yardstick of lag.
-
-    Counts of long ago are kept every other one only, and a jump is one entry however far it goes: a member may say
-    any number.
-    """
-
-    def __init__(self) -> None:
-        self._counts: list[int] = []
-        self._reached_s: list[float] = []
-
-    def advance(self, steps: int, now_s: float) -> None:
-        """Some replica stands at `steps` now."""
-        if steps > (self._counts[-1] if self._counts else 0):
-            self._counts.append(steps)
-            self._reached_s.append(now_s)
-            if len(self._counts) > FRONTIER_KEPT:
-                old = FRONTIER_KEPT // 2
-                self._counts[:old] = self._counts[1:old:2]
-                self._reached_s[:old] = self._reached_s[1:old:2]
-
-    def lag(self, steps: int, now_s: float) -> tuple[int, float]:
-        """Steps and seconds since the furthest replica stood where this one stands (0, 0.0 for itself)."""
-        behind = (self._counts[-1] if self._counts else 0) - steps
-        if behind <= 0:
-            return 0, 0.0
-        return behind, now_s - self._reached_s[bisect_right(self._counts, steps)]
-
-
-def goodput(beats: Iterable[Beat]) -> float | None:
-    """Tokens trained as a share of what the replicas' own rates allow; None before any was.
-
-    A replica's own rate is its tokens per busy second; time in which it waited for data, a round or a control
-    message is lost. Injected slowness (``fault.slow``) emulates a slower device and counts as busy.
-    """
-    tokens, possible = 0.0, 0.0
-    for beat in beats:
-        if beat.busy_s > 0.0:
-            tokens += beat.tokens
-            possible += beat.tokens / beat.busy_s * beat.trained_s
-    return min(1.0, tokens / possible) if possible > 0.0 else None
-
-
-def goodput_now(members: Iterable[Member]) -> float | None:
-    """As `goodput`, over the newest rate window; None before any member has ended two steps."""
-    newest = [member.newest() for member in members]
-    possible = sum(each for _, each in newest)
-    return min(1.0, sum(tokens for tokens, _ in newest) / possible) if possible > 0.0 else None
-
-
-def mean_loss(beats: Iterable[Beat]) -> float | None:
-    """The replicas' newest smoothed losses, weighted by their tokens; None before any."""
-    weighted = [(beat.loss, beat.tokens) for beat in beats if beat.steps]
-    total = sum(tokens for _, tokens in weighted)
-    return sum(loss * tokens for loss, tokens in weighted) / total if total else None

@@ -58,7 +58,7 @@ def settle(state: HubState, now_s: float) -> list[Effect]:
         return commit_reduced(state, now_s) if check is None else _look_at(state, check, now_s)
     if rounds.unreported:
         return again(state, f"those who knew whose parts are in round {rounds.number} have gone", now_s)
-    digests = rounds.digests()
+    digests = rounds.reports.digests()
     if len(set(digests.values())) > 1 and (comparison := comparison_of(state, now_s)):
         rounds.comparison = comparison
         return order(state, comparison.order, now_s)
@@ -74,14 +74,14 @@ def _by_digests(state: HubState, digests: Mapping[int, str], now_s: float) -> li
         return expel(state, _differ(rounds.number, digests, odd), now_s)
     # All digests are equal here, so all members blame the same ones: the digest of an unusable round names their
     # ranks. But of a two-stage round it is one owner's word, which the others can read and have not seen.
-    if rounds.blamer is not None and len(digests) > 1:
-        return _look_at(state, _by_all(state, rounds.blamer), now_s)
+    if rounds.reports.blamer is not None and len(digests) > 1:
+        return _look_at(state, _by_all(state, rounds.reports.blamer), now_s)
     return _expel_unusable(state, now_s)
 
 
 def check_votes(state: HubState, now_s: float) -> list[Effect]:
     """All have voted on the round that was committed last, and not alike: who differs from most leaves."""
-    behind = state.rounds.behind
+    behind = state.rounds.votes.behind
     if behind is None or behind.awaited:
         return []
     odd, number = odd_ones(behind.said), behind.fire.round
@@ -115,7 +115,7 @@ def _judge_comparison(state: HubState, comparison: Comparison, now_s: float) -> 
     """Go on as the comparison says, once all have said what they were told."""
     if comparison.awaited:
         return []
-    digests, found = state.rounds.digests(), findings(state, comparison)
+    digests, found = state.rounds.reports.digests(), findings(state, comparison)
     if not found.proven and not found.disputes:
         return _by_digests(state, digests, now_s)
     # Nobody leaves for an odd digest here: what it says may follow from what it was told. Who is odd by itself is odd
@@ -153,7 +153,7 @@ def _judge(state: HubState, check: Check, now_s: float) -> list[Effect]:
         return []
     found = finding(check, rounds.checked)
     if found.clear:
-        return _expel_unusable(state, now_s) if rounds.unusable() else commit_reduced(state, now_s)
+        return _expel_unusable(state, now_s) if rounds.reports.unusable() else commit_reduced(state, now_s)
     if len(check.checkers) < len(state.present):
         return _look_at(state, _by_all(state, check.owner), now_s)
     if found.convicted:
@@ -171,7 +171,7 @@ def _judge(state: HubState, check: Check, now_s: float) -> list[Effect]:
 
 def _expel_unusable(state: HubState, now_s: float) -> list[Effect]:
     why = f"its part of round {state.rounds.number} is no numbers, or has a weight that cannot be"
-    return _without(state, dict.fromkeys(state.rounds.unusable(), why), now_s)
+    return _without(state, dict.fromkeys(state.rounds.reports.unusable(), why), now_s)
 
 
 def discarded(state: HubState, message: Discarded, now_s: float) -> list[Effect]:

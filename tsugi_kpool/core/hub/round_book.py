@@ -13,8 +13,9 @@ from tsugi_kpool.core.rounds.trigger import Reason
 from tsugi_kpool.core.settings import KPool, SelectAt
 
 from .comparison import Comparison
+from .round_reports import RoundReports
 from .tickets import Tickets
-from .votes import Votes, agreed_on, blames, word
+from .votes import VoteBook
 
 ROUND_GRACE_S = 5.0
 """The hub gives a round this much longer than the members' own deadline, which ends it with a better reason."""
@@ -34,10 +35,10 @@ class RoundBook:
         self.newest_commit: Commit | None = None
         self.landed: Fire | None = None
         """The newest round that was committed."""
-        self.behind: Votes | None = None
-        """The votes on it, if it was committed before all had voted, until they are settled."""
-        self.agreed_on: dict[tuple[int, ...], str] = {}
-        """Adapters of one round -> its digest, where they have not moved since."""
+        self.votes = VoteBook()
+        """On the newest committed round, and what all have said of the present anchors."""
+        self.reports = RoundReports()
+        """Of the newest round."""
         self.newest_shared = 0
         """The newest committed round that the exchange has reduced."""
         self.noise = Noise()
@@ -48,10 +49,6 @@ class RoundBook:
         self.by_reason: dict[str, int] = {}
         self.aborted = 0
         self._fired_s = 0.0
-        self._reduced: dict[int, Reduced] = {}
-        self._awaited: set[int] = set()
-        self._gone: set[int] = set()
-        """Members of the round in flight that have left since it fired."""
         self.check: Check | None = None
         """The round in flight is reduced everywhere, and an owner of it is checked."""
         self._checked: dict[int, tuple[int, ...]] = {}
@@ -84,17 +81,17 @@ class RoundBook:
         """A round is in flight."""
         self.number, self.fired_in, self.check, self.comparison = fire.round, fire.generation, None, None
         self.by_reason[fire.reason] = self.by_reason.get(fire.reason, 0) + 1
-        self._fired_s, self._reduced, self._awaited, self._gone = now_s, {}, set(fire.members), set()
-        self.in_flight = fire
+        self.in_flight, self._fired_s = fire, now_s
+        self.reports = RoundReports(fire.members, self.shared)
 
     def expects(self, reduced: Reduced) -> bool:
         """Whether this is news: a member of the round in flight has not reported before."""
         fire = self.in_flight
-        if self.is_late(reduced):
+        if self.votes.is_late(reduced):
             return True
         if fire is None or (reduced.generation, reduced.round) != (fire.generation, fire.round):
             return False
-        if reduced.replica not in self._awaited:
+        if reduced.replica not in self.reports.awaited:
             return False
         if self.shared:
             return len(reduced.weights) == len(reduced.counted) == len(reduced.durables)
@@ -108,41 +105,23 @@ class RoundBook:
     def survives(self, replica: int) -> bool:
         """Whether the round in flight goes on when this member leaves: an exchange makes it of the others' parts."""
         fire = self.in_flight
-        return self.shared and fire is not None and replica in fire.members and replica not in self._gone
+        return self.shared and fire is not None and replica in fire.members and replica not in self.reports.gone
 
     def go_on_without(self, replica: int) -> None:
         """A member of the round in flight has left: its report is not waited for. Its part may count all the same."""
-        self._awaited.discard(replica)
-        self._gone.add(replica)
+        self.reports.go_on_without(replica)
 
     def forget(self, replica: int, now_s: float) -> None:
         """A member has left: its vote on the round that was committed last is not waited for, and counts no more."""
-        if self.behind is not None:
-            self.behind.awaited.discard(replica)
-            self.behind.said.pop(replica, None)
-            self._settle_votes(now_s)
-
-    def is_late(self, reduced: Reduced) -> bool:
-        """Whether it is a vote on the round that was committed last, and was waited for."""
-        behind = self.behind
-        if behind is None or (reduced.generation, reduced.round) != behind.key:
-            return False
-        return reduced.replica in behind.awaited
-
-    def _settle_votes(self, now_s: float) -> None:
-        if self.behind is not None and self.behind.settled:
-            self.agreed_on = agreed_on(self.agreed_on, self.behind.fire.adapters, self.behind.digest)
-            self.behind, self._fired_s = None, now_s  # who was behind has as much time for the next round as others
+        if self.votes.forget(replica):
+            self._fired_s = now_s
 
     def on_reduced(self, reduced: Reduced, now_s: float) -> None:
         """A member's collective has ended."""
-        if self.behind is not None and self.is_late(reduced):
-            self.behind.awaited.discard(reduced.replica)
-            self.behind.said[reduced.replica] = word(reduced)
-            self._settle_votes(now_s)
-            return
-        self._awaited.discard(reduced.replica)
-        self._reduced[reduced.replica] = reduced
+        if not self.votes.is_late(reduced):
+            self.reports.take(reduced)
+        elif self.votes.take(reduced):
+            self._fired_s = now_s  # who was behind has as much time for the next round as others
 
     def open_check(self, check: Check, now_s: float) -> None:
         """An owner of the round in flight, which has been reduced everywhere, is checked."""
@@ -163,41 +142,29 @@ class RoundBook:
         return self._checked
 
     @property
-    def blamer(self) -> int | None:
-        """The owner that says that parts of the round in flight are unusable, by those who have reduced it."""
-        return next((each.blamer for each in self._there.values()), None)
-
-    @property
     def awaited(self) -> set[int]:
         """Members that have not reduced the round in flight, or not done their part of its check or comparison."""
         if self.comparison is not None:
             return self.comparison.awaited
         if self.check is None or self.in_flight is None:
-            return self._awaited
+            return self.reports.awaited
         return set(self.in_flight.members) - set(self._checked)
 
     @property
     def reduced_on(self) -> int:
         """Members on which the round in flight has been reduced; 0 when none is."""
-        return len(self.in_flight.members) - len(self._awaited) if self.in_flight is not None else 0
+        return len(self.in_flight.members) - len(self.reports.awaited) if self.in_flight is not None else 0
 
     @property
     def complete(self) -> bool:
         """Whether the round in flight has been reduced everywhere."""
-        return self.in_flight is not None and not self._awaited
+        return self.in_flight is not None and not self.reports.awaited
 
     @property
     def decided(self) -> bool:
-        """Whether enough members have reduced the round in flight to settle it: all; or over an exchange one that
-        shows what this has said, while nobody says anything else. Not before all have voted on the round before.
-        """
-        if self.in_flight is None or self.behind is not None:
-            return False
-        if not self._awaited:
-            return True
-        there = self._there.values()
-        alike = len({word(each) for each in there}) == 1 and not any(blames(each) for each in there)
-        return self.shared and alike and any(each.receipt for each in there)
+        """Whether enough members have reduced the round in flight to settle it. Not before all have voted on
+        the round before."""
+        return self.in_flight is not None and self.votes.behind is None and self.reports.decided
 
     def missing(self, now_s: float) -> list[int]:
         """Members that have not reduced it although the round is overdue; the one before first."""
@@ -206,36 +173,22 @@ class RoundBook:
             since_s = self.comparison.since_s
         if now_s - since_s <= self._kpool.round_timeout_s + ROUND_GRACE_S:
             return []
-        if self.behind is not None:
-            return sorted(self.behind.awaited)
+        if self.votes.behind is not None:
+            return sorted(self.votes.behind.awaited)
         return sorted(self.awaited) if self.in_flight is not None else []
-
-    def digests(self) -> dict[int, str]:
-        """What each member says that the round gives, with whom it blames: nobody leaves for one member's word."""
-        return {replica: word(reduced) for replica, reduced in self._there.items()}
-
-    @property
-    def _there(self) -> dict[int, Reduced]:
-        """What those say who have not left since: nobody is left out for the word of one who has gone."""
-        return {replica: each for replica, each in self._reduced.items() if replica not in self._gone}
-
-    def unusable(self) -> tuple[int, ...]:
-        """Members whose parts are unusable, as those say who have reduced it; the first of them for all."""
-        return next((each.unusable for each in self._there.values()), ())
 
     @property
     def unreported(self) -> bool:
         """Whether all that are left have reduced the round in flight alike, and nobody of them has said whose parts
         are in it."""
-        agreed = self.decided and len(set(self.digests().values())) == 1 and not self.unusable()
-        return agreed and self._report() is None
+        return self.decided and self.reports.of_one_word and self.reports.for_all() is None
 
     @property
     def agreed(self) -> bool:
         """Whether the round in flight can be committed: it is decided, with one digest, and of usable parts, and no
         owner is under a check."""
-        alike = self.decided and self.check is None and len(set(self.digests().values())) == 1
-        return alike and not self.unusable() and self._report() is not None
+        alike = self.decided and self.check is None and self.reports.of_one_word
+        return alike and self.reports.for_all() is not None
 
     def facts(self) -> dict[str, Any]:
         """What is worth recording of the round in flight, which has been reduced everywhere."""
@@ -244,7 +197,7 @@ class RoundBook:
         return {
             "round": fire.round,
             "version": self.version + 1,
-            "seconds": max(each.seconds for each in self._reduced.values()),
+            "seconds": self.reports.seconds(),
             "payload_bytes": reduced.payload_bytes,
             "weights": tuple(weights.get(member, 0) for member in fire.members),
             "digest": reduced.digest,
@@ -259,7 +212,7 @@ class RoundBook:
         """
         fire, reduced = self._complete()
         self.version += 1
-        self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.transfer_s(), step_s)
+        self.selection.timed(len(fire.adapters), reduced.payload_bytes, self.reports.transfer_s(), step_s)
         self.selection.committed(fire, reduced.adapters, pooled)
         self.check = None
         weights = self.weights()
@@ -267,8 +220,7 @@ class RoundBook:
         self.newest_commit = Commit(fire.generation, fire.round, self.active, missed=missed)
         self.newest_shared = fire.round if self.shared else self.newest_shared
         self.landed = fire
-        self.behind = Votes(fire, set(self._awaited), self.digests()) if self._awaited else None
-        self.agreed_on = agreed_on(self.agreed_on, fire.adapters, "" if self.behind else reduced.digest)
+        self.votes.committed(fire, self.reports.awaited, self.reports.digests(), reduced.digest)
         self.in_flight = None
         self.noise = self.noise.updated(reduced.noise_norm2, reduced.noise_trace)
         return weights
@@ -279,16 +231,12 @@ class RoundBook:
         if self.shared:
             report = self._complete()[1]
             return dict(zip(report.counted, report.durables, strict=True))
-        return {replica: reduced.durable for replica, reduced in self._reduced.items()}
+        return self.reports.durable()
 
     def weights(self) -> dict[int, int]:
         """The tokens of each member whose part is counted."""
         fire, report = self._complete()
         return dict(zip(report.counted if self.shared else fire.members, report.weights, strict=True))
-
-    def transfer_s(self) -> float:
-        """Seconds of the collective for the member that joined it last, which waited for nobody."""
-        return min(each.gather_s or each.seconds for each in self._reduced.values())
 
     def abort(self) -> None:
         """Forget the round in flight, if there is one."""
@@ -297,17 +245,7 @@ class RoundBook:
 
     def _complete(self) -> tuple[Fire, Reduced]:
         """The round in flight, and what was reported for all."""
-        report = self._report()
+        report = self.reports.for_all()
         if self.in_flight is None or not self.decided or report is None:
             raise RuntimeError("no round in flight that is decided")
         return self.in_flight, report
-
-    def _report(self) -> Reduced | None:
-        """What a member has said for all: without an exchange the first one, with one whoever says what all say."""
-        if self.in_flight is None:
-            return None
-        if not self.shared:
-            return self._reduced.get(self.in_flight.members[0])
-        usual = next(iter(self.digests().values()), None)
-        told = [each for _, each in sorted(self._reduced.items()) if each.counted and word(each) == usual]
-        return next((each for each in told if each.receipt), told[0] if told else None)

@@ -15,12 +15,14 @@ from tsugi_kpool.core.slow.stragglers import Stragglers
 
 from .disputes import Disputes
 from .figures import FiguresBook
+from .frontier import Frontier
 from .group_key import GroupKeys
 from .lease_book import LeaseBook
-from .members import Frontier, Member, Tally
+from .members import Member
 from .refusals import Refusals
 from .round_book import RoundBook
 from .slots import Slots
+from .tally import Tally
 
 Asked = dict[tuple[int, bool], tuple[tuple[int, ...], int]]
 """(version, final) of checkpoints -> who writes them, and which of them the anchors."""

@@ -12,9 +12,10 @@ from tsugi_kpool.core.rounds.link_cost import AutoK
 from tsugi_kpool.core.rounds.trigger import decide
 from tsugi_kpool.core.settings import KPool, Trigger
 
+from .goodput import goodput, goodput_now, mean_loss
 from .health import HealthVerdict, judge
 from .leasing import samples_trained, tokens_trained
-from .members import Member, goodput, goodput_now, mean_loss
+from .members import Member
 from .slot_requests import vacancy, wants_adapter
 from .state import HubState
 

@@ -1,4 +1,4 @@
-"""What members say that a round gives: their votes. Pure."""
+"""What members say that a round gives: their votes, and the digests on which all have agreed. Pure."""
 
 from __future__ import annotations
 
@@ -56,3 +56,54 @@ def agreed_on(
     """
     kept = {each: said for each, said in before.items() if not set(each) & set(adapters)}
     return {**kept, adapters: digest} if digest else kept
+
+
+class VoteBook:
+    """Votes on the newest committed round while some are awaited, and what all have said of the present anchors."""
+
+    def __init__(self) -> None:
+        self.behind: Votes | None = None
+        """Those on the round that was committed last, if that was before all had voted, until they are settled."""
+        self.agreed_on: dict[tuple[int, ...], str] = {}
+        """Adapters of one round -> its digest, where they have not moved since."""
+
+    def committed(self, fire: Fire, awaited: set[int], said: dict[int, str], digest: str) -> None:
+        """A round is committed.
+
+        Args:
+            fire: The round.
+            awaited: Members that have not voted.
+            said: What the others have said.
+            digest: Of the round.
+        """
+        self.behind = Votes(fire, set(awaited), said) if awaited else None
+        self.agreed_on = agreed_on(self.agreed_on, fire.adapters, "" if self.behind else digest)
+
+    def is_late(self, reduced: Reduced) -> bool:
+        """Whether it is a vote on the round that was committed last, and was waited for."""
+        behind = self.behind
+        if behind is None or (reduced.generation, reduced.round) != behind.key:
+            return False
+        return reduced.replica in behind.awaited
+
+    def take(self, reduced: Reduced) -> bool:
+        """A late vote has come; returns whether the votes are settled with it."""
+        if self.behind is not None:
+            self.behind.awaited.discard(reduced.replica)
+            self.behind.said[reduced.replica] = word(reduced)
+        return self._settle()
+
+    def forget(self, replica: int) -> bool:
+        """A member has left: its vote counts no more, and is not waited for. Returns whether all are
+        settled then."""
+        if self.behind is not None:
+            self.behind.awaited.discard(replica)
+            self.behind.said.pop(replica, None)
+        return self._settle()
+
+    def _settle(self) -> bool:
+        if self.behind is None or not self.behind.settled:
+            return False
+        self.agreed_on = agreed_on(self.agreed_on, self.behind.fire.adapters, self.behind.digest)
+        self.behind = None
+        return True
