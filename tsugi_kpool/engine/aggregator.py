@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
+from tsugi_kpool.core.hub.round_book import ROUND_GRACE_S
 from tsugi_kpool.core.messages import (
     Abort,
     Broken,
@@ -68,6 +70,10 @@ class Aggregator:
         """The newest check that we took part in: round, owner, checkers."""
         self._found: Checked | None = None
         """What it has found."""
+        self._questions: set[tuple[int, int, type[Message]]] = set()
+        """What the hub has asked of the round in flight: generation, round, and which order."""
+        self._asked_s = -math.inf
+        """When it has asked something new."""
         self._broken: Broken | None = None
         """What we have said of our newest group: it has broken, or did not form."""
         self._check = ContributionCheck(settings.mode)
@@ -111,13 +117,13 @@ class Aggregator:
         """Wait while a round is in flight or reduced but not committed: training without overlap.
 
         Raises:
-            RoundError: it took longer than `round_timeout_s`.
+            RoundError: it took longer than `round_timeout_s`, or than the hub has for what it has asked of the round.
         """
-        deadline_s = time.monotonic() + self._settings.round_timeout_s
+        started_s, timeout_s = time.monotonic(), self._settings.round_timeout_s
         while not self.flags.between_rounds.wait(POLL_S):
             self.flags.check()
-            if time.monotonic() > deadline_s:
-                reason = f"{self.stage} and not committed after {self._settings.round_timeout_s:g} s"
+            if time.monotonic() > max(started_s, self._asked_s + 2 * ROUND_GRACE_S) + timeout_s:
+                reason = f"{self.stage} and not committed after {timeout_s:g} s"
                 raise RoundError(self.round, f"{reason} (kpool.round_timeout_s)")
 
     def linger_for_commit(self) -> None:
@@ -167,6 +173,8 @@ class Aggregator:
             self.flags.error.__cause__ = error
 
     def _obey(self, order: Message) -> None:
+        if isinstance(order, Check | Compare):
+            self._asked(order)
         if isinstance(order, Check):
             self._check_owner(order)
             return
@@ -267,6 +275,14 @@ class Aggregator:
         shipment, size = contribution.shipment, traffic.payload_bytes
         said = (reduction.first, reduction.counted, reduction.durables, reduction.receipt)
         self._report(reduced(fire, shipment, outcome, size, took_s, *said))
+
+    def _asked(self, order: Check | Compare) -> None:
+        """The hub asks more of the round in flight before it commits it. For each question it gives all members as
+        much time as for the round, and so does whoever waits for the Commit; not again when it is repeated."""
+        question = (order.generation, order.round, type(order))
+        if question[:2] == (self.membership.generation, self.round) and question not in self._questions:
+            self._asked_s = time.monotonic()
+            self._questions = {each for each in self._questions if each[:2] == question[:2]} | {question}
 
     def _check_owner(self, order: Check) -> None:
         """Take part in the check of an owner of the round in flight. One that has been done already is not repeated;
