@@ -5,13 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.support import await_true, kpool, tiny_lora
-from tsugi_kpool.core.messages import Commit, Drain, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.messages import Commit, Compare, Drain, Fire, Generation, Message, Reduced
+from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import Mode, Payload
+from tsugi_kpool.engine import aggregator, commit_wait
 from tsugi_kpool.engine.collective import SingleGroup
 from tsugi_kpool.engine.engine import KPoolEngine
 from tsugi_kpool.errors import RoundError
@@ -161,6 +164,45 @@ def test_waiting_has_a_deadline(make_engine):
     time.sleep(0.05)
     with pytest.raises(RoundError, match=r"round 1: reduced and not committed after 0.3 s \(kpool.round_timeout_s\)"):
         engine.apply_rounds()
+
+
+def test_it_waits_as_long_as_the_hub_waits_for_what_it_asks_of_the_round(make_engine, monkeypatch):
+    """Members say what they were told, which may take as long as the round."""
+    engine, uplink = make_engine(overlap=False, round_timeout_s=10.0)
+    now, looks, failed = [time.monotonic()], [0], []
+
+    def monotonic() -> float:
+        looks[0] += threading.current_thread() is waiting
+        return now[0]
+
+    def wait() -> None:
+        try:
+            engine.apply_rounds()
+        except RoundError as error:
+            failed.append(error)
+
+    def looked_at(seconds: float) -> None:
+        """So much time passes, and who waits sees it."""
+        now[0], before = now[0] + seconds, looks[0]
+        await_true(lambda: failed or looks[0] >= before + 2, "a look at the clock", WAIT_S)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    for module in (aggregator, commit_wait):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+    uplink.orders.put(Fire(1, 1, (0, 1), (0,), "count"))
+    uplink.reports.get(timeout=WAIT_S)
+    await_true(lambda: engine.aggregator.stage is Stage.REDUCED, "the vote", WAIT_S)
+    waiting.start()
+    looked_at(9.0)
+    uplink.orders.put(Compare(1, 1))
+    await_true(lambda: uplink.orders.empty() and engine.aggregator._questions, "the question", WAIT_S)
+    looked_at(14.0)  # the hub gives up after 15
+    assert not failed
+    uplink.orders.put(Compare(1, 1))  # repeated: that gives no more time
+    await_true(uplink.orders.empty, "the question again", WAIT_S)
+    looked_at(10.0)
+    waiting.join(WAIT_S)
+    assert "round 1: reduced and not committed after 10 s" in str(failed[0])
 
 
 def test_gradient_mode_steps_at_the_commit_and_not_before(make_engine):

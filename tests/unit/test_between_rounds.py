@@ -54,6 +54,20 @@ def test_for_several_who_leave_between_two_rounds_one_generation_opens() -> None
     assert fired(table) == [(2, (0, 2))]
 
 
+def test_a_newcomer_that_dies_before_it_is_in_any_generation_opens_none() -> None:
+    table = Table()
+    voted(table)
+    table.effects += table.hub.leave({3: "killed"}, table.now_s)
+    tick(table)
+    come(table, 3)
+    table.effects += table.hub.leave({3: "killed"}, table.now_s)
+    for replica in (0, 1, 2):
+        table.beat(replica, 1, generation=2, joined=1)
+    assert fired(table) == [(2, (0, 1, 2))]
+    tick(table, 2 * FORM_S)
+    assert generations(table) == [(2, (0, 1, 2))]
+
+
 def test_a_hub_that_goes_on_from_the_journal_opens_the_generation_that_was_due() -> None:
     table = Table()
     tick(table, 2 * FORM_S)

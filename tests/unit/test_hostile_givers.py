@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,55 @@ def test_a_spoilt_checkpoint_is_refused_and_the_next_one_of_another_member_comes
         assert taking.blames("v1")
         assert comes("v2", 1, save({"own.x": np.zeros(4, np.float32)})) == (True, "")
     finally:
+        taking.stop()
+
+
+def test_nobody_waits_while_a_file_is_hashed_and_another_checkpoint_may_be_wanted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = {ANCHORS: ANCHORS_FILE, part_name(0): save({"own.x": np.zeros(4, np.float32)})}
+    hashing, go_on, digest = threading.Event(), threading.Event(), incoming.cache.file_digest
+
+    def slow(path: Path) -> str:
+        hashing.set()
+        assert go_on.wait(60.0)
+        return digest(path)
+
+    monkeypatch.setattr(incoming.cache, "file_digest", slow)
+
+    def deliver(route: bytes, message: object) -> None:
+        if isinstance(message, DataRequest):
+            name = message.file.split("/")[-1]
+            taking.take(route, DataPart(message.file, message.start, given[name]))
+
+    taking = Arrivals(Store(tmp_path), lambda ticket: 0, deliver)
+    taking.start()
+    told: list[object] = []
+
+    def asks() -> None:
+        told.extend([taking.verdict("v1"), taking.pending, taking.coming()])
+        taking.want(Wanted("v2", 0, facts(given), 0.0, Expected(4)))
+        told.append(taking.pending)
+
+    try:
+        taking.want(Wanted("v1", 0, facts(given), 0.0, Expected(4)))
+        taking.take(b"route", CheckpointOffer("ticket", "v1"))
+        assert hashing.wait(60.0)
+        launcher = threading.Thread(target=asks, daemon=True)
+        launcher.start()
+        launcher.join(10.0)
+        assert len(told) == 4, "the launcher waits for a hash"
+        assert told[:2] == [(False, ""), True]
+        go_on.set()
+
+        def here() -> bool:
+            taking.take(b"route", CheckpointOffer("ticket", "v2"))
+            return taking.verdict("v2")[0]
+
+        await_true(here, "the one that is wanted now", 60.0)
+        assert sorted(path.name for path in taking._store.root.iterdir()) == [taking._store.scratch("v2").name]
+    finally:
+        go_on.set()
         taking.stop()
 
 

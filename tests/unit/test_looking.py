@@ -59,7 +59,8 @@ def test_what_a_first_member_writes_is_taken(tmp_path: Path) -> None:
     assert looked_at(tmp_path, anchors, own, Expected(N, digests=digests)) == ""
     own["own.0.exp_avg_sq"] = np.full(P, np.inf, np.float32)
     assert looked_at(tmp_path, {"anchor": anchors["anchor"]}, own, Expected(N)) == ""
-    assert looked_at(tmp_path, anchors | {"fleet.0.exp_avg": numbers(P)}, {}, Expected(N, "gradient")) == ""
+    anchors |= {"fleet.0.exp_avg": numbers(P)}
+    assert looked_at(tmp_path, anchors, {"rng.cpu": own["rng.cpu"]}, Expected(N, "gradient")) == ""
 
 
 def nan(values: np.ndarray) -> np.ndarray:
@@ -83,6 +84,8 @@ SPOILT: dict[str, tuple[Tensors | bytes, str]] = {
     "no number": ({"anchor": nan(ANCHOR)}, "has values in 'anchor' that are no numbers"),
     "what is left of another pool": ({"anchor": ANCHOR, "left": LEFT[:, 1:]}, "what is left over has the shape"),
     "left as numbers": ({"anchor": ANCHOR, "left": numbers(N, coded_bytes(P, REST))}, "F32 in 'left', not U8"),
+    "left of fewer adapters": ({"anchor": ANCHOR, "left": LEFT[1:]}, "has 3 rows in 'left', one for each of 4"),
+    "left of more adapters": ({"anchor": ANCHOR, "left": np.concatenate([LEFT, LEFT[:1]])}, "has 5 rows in 'left'"),
     "something else": ({"anchor": ANCHOR, "anchor2": ANCHOR}, "has 'anchor2', which is no part of it"),
     "moments of another mode": ({"anchor": ANCHOR, "fleet.0.step": ANCHOR}, "has 'fleet.0.step'"),
     "one number that another has not": ({"anchor": ANCHOR + np.eye(N, P, dtype=np.float32)}, "than the fleet has"),
@@ -105,6 +108,8 @@ def test_anchors_that_nobody_could_go_on_from_are_named(tmp_path: Path, what: st
     [
         (b"rubbish" * 40, "replica0.safetensors is no safetensors"),
         ({"anchor": ANCHOR}, "replica0.safetensors has 'anchor', which is no part of it"),
+        ({}, "replica0.safetensors has nothing in it"),
+        ({"own.0.exp_avg": np.zeros((0, 3), np.float32)}, "replica0.safetensors has nothing in it"),
         ({"own.0.exp_avg": nan(ANCHOR)}, "replica0.safetensors has values in 'own.0.exp_avg' that are no numbers"),
     ],
 )
@@ -142,6 +147,9 @@ def adapter(folder: Path, change: Callable[[Path], object]) -> str:
         (lambda it: (it / CONFIG).unlink(), f"{CONFIG} has no peft_type"),
         (lambda it: (it / CONFIG).write_text("[]"), f"{CONFIG} has no fields"),
         (lambda it: (it / CONFIG).write_text('{"peft_type": "LORA", "r": "8"}'), f"{CONFIG} has no r"),
+        (lambda it: (it / CONFIG).write_text('{"peft_type": "LORA", "r": -1}'), f"{CONFIG} has r=-1, which is no"),
+        (lambda it: (it / CONFIG).write_text('{"peft_type": "LORA", "r": 0}'), f"{CONFIG} has r=0, which is no"),
+        (lambda it: (it / CONFIG).write_text('{"peft_type": "LORA", "r": true}'), f"{CONFIG} has r=true"),
         (lambda it: (it / "tokenizer.json").write_bytes(b"\xff{"), "tokenizer.json is no JSON"),
         (lambda it: (it / "tokenizer.json").write_text("[" * 100_000), "tokenizer.json is no JSON"),
     ],

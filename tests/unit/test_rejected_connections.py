@@ -144,6 +144,20 @@ def beat(replica: int, incarnation: str, **changes) -> Beat:
     return msgspec.structs.replace(BEAT, **values | changes)
 
 
+def test_a_flood_of_few_and_long_frames_is_one_as_well(context):
+    limits = Limits(bytes_per_s=1.0, bytes_burst=10.5 * 100_000)
+    server = HubServer(hub_plan(), RunKeys.generate(), keeps_events([]), limits=limits)
+    server.keys = server.start("127.0.0.1", 0)
+    try:
+        flooder = link_socket(context, server.keys)
+        for _ in range(30):
+            flooder.send(b"x" * 100_000)
+        counts = refused(server, "flood", 20)
+        assert (counts["malformed"], counts["flood"]) == (10, 20)
+    finally:
+        server.stop()
+
+
 def test_flood_is_dropped_and_the_others_are_served(hub, context):
     flooder = link_socket(context, hub.keys)
     for _ in range(500):

@@ -11,12 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tsugi_cli.data.shipped import File
 from tsugi_kpool.checkpoints import Store
 from tsugi_kpool.core.checkpoint import FileFacts
 from tsugi_kpool.core.messages import CheckpointOffer, CheckpointSettled, DataPart, DataRequest, Message
 from tsugi_kpool.core.parcels import PART_BYTES
+from tsugi_kpool.durable import flush_all
 from tsugi_kpool.errors import LaunchError
 from tsugi_kpool.queue_thread import QueueThread
 
@@ -151,9 +153,12 @@ class Arrivals(QueueThread[Heard]):
         return self._wanted is not None and moves
 
     def handle(self, route: bytes, message: Heard) -> None:
-        seat = self._seat_of(message.ticket) if isinstance(message, CheckpointOffer) else None
+        if isinstance(message, DataPart):
+            self._take_in(route, message)
+            return
+        seat = self._seat_of(message.ticket)
         with self._lock:
-            self._tried(self._handle, route, message, seat)
+            self._tried(self._offered, route, message, seat)
 
     def turn(self) -> None:
         with self._lock:
@@ -163,17 +168,14 @@ class Arrivals(QueueThread[Heard]):
         with self._lock:
             self._drop()
 
-    def _handle(self, route: bytes, message: Heard, seat: int | None) -> None:
+    def _offered(self, route: bytes, offer: CheckpointOffer, seat: int | None) -> None:
         now_s, incoming, wanted = time.monotonic(), self._incoming, self._wanted
-        if isinstance(message, DataPart):
-            if incoming is not None and incoming.route == route:
-                self._take_in(incoming, message, now_s)
-        elif message.name in self._settled:
-            self._deliver(route, CheckpointSettled(message.ticket, message.name))
-        elif wanted is None or (message.name, seat) != (wanted.name, wanted.replica):
+        if offer.name in self._settled:
+            self._deliver(route, CheckpointSettled(offer.ticket, offer.name))
+        elif wanted is None or (offer.name, seat) != (wanted.name, wanted.replica):
             return  # not yet, or not from this one; it is said again
         elif incoming is None or (incoming.route != route and now_s - incoming.heard_s > SILENT_S):
-            self._begin(route, message, wanted)
+            self._begin(route, offer, wanted)
 
     def _begin(self, route: bytes, offered: CheckpointOffer, wanted: Wanted) -> None:
         self._give_up()
@@ -187,21 +189,38 @@ class Arrivals(QueueThread[Heard]):
         if self._begun <= MOST_TRIES:  # after that only parts that come are progress
             self._moved_s = time.monotonic()
 
-    def _take_in(self, incoming: Incoming, part: DataPart, now_s: float) -> None:
-        if incoming.take(part.file, part.start, part.data, now_s):
-            self._moved_s = now_s
-        if incoming.whole and self._wanted is not None:
-            name, expected = self._wanted.name, self._wanted.expected
-            if expected is not None:
-                try:
-                    looking.check_checkpoint(incoming.folder, list(self._wanted.files), expected)
-                except LaunchError as error:
-                    self._fail(str(error), theirs=True)  # the hash was right: asked again it would be the same
-                    return
-            incoming.put_into(self._store.scratch(name))
-            self._come.add(name)
-            self._drop()
-            self._deliver(incoming.route, CheckpointSettled(incoming.ticket, name))
+    def _take_in(self, route: bytes, part: DataPart) -> None:
+        """Write a part, and look into all of them after the last one. That may take long, so it is done without the
+        lock: others ask meanwhile, or want another checkpoint, which deletes what is written here."""
+        with self._lock:
+            incoming, wanted = self._incoming, self._wanted
+        if incoming is None or wanted is None or incoming.route != route:
+            return
+        now_s, fresh, spoilt, error = time.monotonic(), False, "", None
+        try:
+            fresh = incoming.take(part.file, part.start, part.data, now_s)
+            if incoming.whole:
+                spoilt = _spoilt(incoming.folder, wanted)
+                flush_all(incoming.folder)
+        except (LaunchError, OSError) as raised:
+            error = raised
+        with self._lock:
+            if self._incoming is not incoming:
+                incoming.drop()  # what was written after it had been deleted
+                return
+            self._moved_s = now_s if fresh else self._moved_s
+            if error is not None:
+                self._try_again(error)
+            elif spoilt:
+                self._fail(spoilt, theirs=True)  # the hash was right: asked again it would be the same
+            elif incoming.whole:
+                self._tried(self._finish, incoming, wanted.name)
+
+    def _finish(self, incoming: Incoming, name: str) -> None:
+        incoming.put_into(self._store.scratch(name))
+        self._come.add(name)
+        self._drop()
+        self._deliver(incoming.route, CheckpointSettled(incoming.ticket, name))
 
     def _ask(self) -> None:
         now_s, incoming = time.monotonic(), self._incoming
@@ -218,11 +237,14 @@ class Arrivals(QueueThread[Heard]):
         try:
             act(*arguments)
         except (LaunchError, OSError) as error:
-            self._give_up()
-            self._tries += 1
-            if self._tries >= MOST_TRIES:
-                ours = isinstance(error, OSError)
-                self._fail((error.strerror if isinstance(error, OSError) else None) or str(error), theirs=not ours)
+            self._try_again(error)
+
+    def _try_again(self, error: LaunchError | OSError) -> None:
+        self._give_up()
+        self._tries += 1
+        if self._tries >= MOST_TRIES:
+            ours = isinstance(error, OSError)
+            self._fail((error.strerror if isinstance(error, OSError) else None) or str(error), theirs=not ours)
 
     def _fail(self, reason: str, theirs: bool) -> None:
         if self._wanted is not None:
@@ -240,3 +262,13 @@ class Arrivals(QueueThread[Heard]):
         if self._incoming is not None:
             self._incoming.drop()
         self._incoming = None
+
+
+def _spoilt(folder: Path, wanted: Wanted) -> str:
+    """Return why nobody could go on from what has come; empty when somebody could."""
+    try:
+        if wanted.expected is not None:
+            looking.check_checkpoint(folder, list(wanted.files), wanted.expected)
+    except LaunchError as error:
+        return str(error)
+    return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ def check_checkpoint(folder: Path, names: list[str], expected: Expected) -> None
             else:
                 _check_names(file, name, set(), OF_A_REPLICA)
                 _check_numbers(file, name, np.isnan)  # a moment may be infinite: then its number stands still
+                if not any(math.prod(file.get_slice(each).get_shape()) for each in _names(file)):
+                    raise LaunchError(f"{name} has nothing in it")  # a replica has a random state at least
 
 
 def check_adapter(folder: Path) -> None:
@@ -84,6 +87,8 @@ def check_adapter(folder: Path) -> None:
     for field, kind in FIELDS.items():
         if not isinstance(facts.get(field), kind):
             raise LaunchError(f"{CONFIG} has no {field}")
+    if (rank := facts["r"]) is True or rank < 1:  # False is 0
+        raise LaunchError(f"{CONFIG} has r={json.dumps(rank)}, which is no rank: 1 is the least")
     for path in sorted(folder.glob("*.safetensors")):
         with _opened(path) as file:
             _check_numbers(file, path.name, _not_finite)
@@ -135,22 +140,25 @@ def _check_anchors(file: Any, expected: Expected) -> None:
     _check_names(file, ANCHORS, {ANCHOR, LEFT}, (FLEET,) if expected.mode == Mode.GRADIENT else ())
     if ANCHOR not in names:
         raise LaunchError(f"{ANCHORS} has no {ANCHOR!r}")
-    rows = file.get_slice(ANCHOR)
-    shape, wanted = rows.get_shape(), _shape_of(expected)
+    anchor = file.get_slice(ANCHOR)
+    shape, wanted = anchor.get_shape(), _shape_of(expected)
     fits = len(shape) == 2 and shape[0] == wanted[0] and shape[1] == (wanted[1] or shape[1]) > 0
-    if not fits or rows.get_dtype() != "F32":
+    if not fits or anchor.get_dtype() != "F32":
         shown = f"[{wanted[0]}, {wanted[1] or 'P'}] of F32"
-        raise LaunchError(f"{ANCHORS} has anchors {shape} of {rows.get_dtype()}, this run's are {shown}")
+        raise LaunchError(f"{ANCHORS} has anchors {shape} of {anchor.get_dtype()}, this run's are {shown}")
     _check_numbers(file, ANCHORS, _not_finite)
     if LEFT in names:
-        if (kind := file.get_slice(LEFT).get_dtype()) != "U8":
+        left = file.get_slice(LEFT)
+        if (kind := left.get_dtype()) != "U8":
             raise LaunchError(f"{ANCHORS} has {kind} in {LEFT!r}, not U8")
         try:
             left_of(file.get_tensor(LEFT), shape[1])
         except ValueError as error:
             raise LaunchError(f"{ANCHORS}: {error}") from error
+        if (rows := left.get_shape()[0]) != shape[0]:
+            raise LaunchError(f"{ANCHORS} has {rows} rows in {LEFT!r}, one for each of {shape[0]} adapters is wanted")
     for adapters, digest in expected.digests:
-        if _DIGEST.fullmatch(digest) and _sha256(rows, adapters) != digest:
+        if _DIGEST.fullmatch(digest) and _sha256(anchor, adapters) != digest:
             named = ", ".join(map(str, adapters[:8]))
             raise LaunchError(f"{ANCHORS} has other anchors of adapters {named} than the fleet has agreed on")
 

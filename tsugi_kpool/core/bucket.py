@@ -18,14 +18,14 @@ class Bucket:
     def __post_init__(self) -> None:
         self._level = self.burst
 
-    def takes(self, now_s: float) -> bool:
-        """Return whether one more message may pass now; if so, it is counted."""
+    def takes(self, now_s: float, amount: float = 1.0) -> bool:
+        """Return whether one more message, or so many bytes, may pass now; if so, that is counted."""
         level = self._level + (now_s - self.seen_s) * self.rate  # as `spend`; asked for every frame
         self._level = level = self.burst if level > self.burst else level
         self.seen_s = now_s
-        if level < 1.0:
+        if level < amount:
             return False
-        self._level = level - 1.0
+        self._level = level - amount
         return True
 
     def allows_from(self, amount: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -64,6 +65,10 @@ class Aggregator:
         self._reducer: Reducer | None = None
         """Sums the rounds of the present generation."""
         self._owner_check = OwnerCheck()
+        self._questions: set[tuple[int, int, type[Message]]] = set()
+        """What the hub has asked of the round in flight: generation, round, and which order."""
+        self.asked_s = -math.inf
+        """When it has asked something new, on the monotonic clock."""
         self._broken: Broken | None = None
         """What we have said of our newest group: it has broken, or did not form."""
         self._check = ContributionCheck(settings.mode)
@@ -132,6 +137,8 @@ class Aggregator:
             self.flags.error.__cause__ = error
 
     def _obey(self, order: Message) -> None:
+        if isinstance(order, Check | Compare):
+            self._asked(order)
         if isinstance(order, Check):
             self._check_owner(order)
             return
@@ -232,6 +239,14 @@ class Aggregator:
         shipment, size = contribution.shipment, traffic.payload_bytes
         said = (reduction.first, reduction.counted, reduction.durables, reduction.receipt)
         self._report(reduced(fire, shipment, outcome, size, took_s, *said))
+
+    def _asked(self, order: Check | Compare) -> None:
+        """The hub asks more of the round in flight before it commits it. For each question it gives all members as
+        much time as for the round, and so does whoever waits for the Commit; not again when it is repeated."""
+        question = (order.generation, order.round, type(order))
+        if question[:2] == (self.membership.generation, self.round) and question not in self._questions:
+            self.asked_s = time.monotonic()
+            self._questions = {each for each in self._questions if each[:2] == question[:2]} | {question}
 
     def _check_owner(self, order: Check) -> None:
         """Take part in the check of an owner of the round in flight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from tsugi_kpool.core.hub.round_book import ROUND_GRACE_S
 from tsugi_kpool.core.replica.stage import Stage
 from tsugi_kpool.core.settings import KPool
 from tsugi_kpool.errors import RoundError
@@ -30,14 +31,14 @@ class CommitWait:
         """Wait while a round is in flight or reduced but not committed: training without overlap.
 
         Raises:
-            RoundError: it took longer than `round_timeout_s`.
+            RoundError: it took longer than `round_timeout_s`, or than the hub has for what it has asked of the round.
         """
         aggregator, flags = self._aggregator, self._aggregator.flags
-        deadline_s = time.monotonic() + self._settings.round_timeout_s
+        started_s, timeout_s = time.monotonic(), self._settings.round_timeout_s
         while not flags.between_rounds.wait(POLL_S):
             flags.check()
-            if time.monotonic() > deadline_s:
-                reason = f"{aggregator.stage} and not committed after {self._settings.round_timeout_s:g} s"
+            if time.monotonic() > max(started_s, aggregator.asked_s + 2 * ROUND_GRACE_S) + timeout_s:
+                reason = f"{aggregator.stage} and not committed after {timeout_s:g} s"
                 raise RoundError(aggregator.round, f"{reason} (kpool.round_timeout_s)")
 
     def linger(self) -> None:

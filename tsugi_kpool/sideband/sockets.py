@@ -20,6 +20,9 @@ HEARTBEAT_MS = 3_000
 GIVE_UP_MS = 10_000
 """Timeout of these heartbeats: then the connection is dropped and made anew. No run ends by that."""
 
+UNREAD_BYTES = 1 << 24
+"""What the hub has not read of a connection takes so much memory at most, if all its frames are as long as they may
+be: ZeroMQ counts frames. What is more waits at its sender."""
 CONNECT_MS = 3_000
 """Timeout of an attempt to connect: after a cut the kernel would wait for up to a minute."""
 
@@ -60,6 +63,7 @@ def hub_socket(context: zmq.Context[zmq.Socket[bytes]], keys: RunKeys, asks: boo
     """
     socket = context.socket(zmq.ROUTER)
     _common(socket)
+    socket.setsockopt(zmq.RCVHWM, UNREAD_BYTES // MAX_FRAME_BYTES)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     if asks:
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

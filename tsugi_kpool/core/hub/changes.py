@@ -111,7 +111,8 @@ def _leave(state: HubState, record: records.Left, now_s: float) -> None:
         state.leases.depart(record.replica, record.trained)
     else:
         state.leases.release(record.replica, record.trained)
-        if between_rounds(state) and _others_than(state, record.replica):
+        # Who waits for its first generation is missed by nobody.
+        if record.replica in state.present and between_rounds(state) and _others_than(state, record.replica):
             state.departed.due = True
             state.present = tuple(each for each in state.present if each != record.replica)
 

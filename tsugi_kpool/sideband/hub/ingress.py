@@ -18,6 +18,8 @@ MAX_BATCH = 200
 """Messages handled in one turn: their answers are sent at its end."""
 FLOOD_PER_S, FLOOD_BURST = 200.0, 1000.0
 """Rate limit of a connection. A link sends 10 messages a second, and 50 while a group forms."""
+BYTES_PER_S, BYTES_BURST = float(1 << 24), float(1 << 24)
+"""The same in bytes, 16 MiB: a frame may be long. Who gives a checkpoint sends 6 MB a second, and nobody more."""
 MAX_IDLE_S = 60.0
 """A connection that has been silent for this long is forgotten; its next message makes a new record."""
 
@@ -30,10 +32,23 @@ ONLY: dict[Role, tuple[type[Message], ...]] = {
 
 
 class Limits(NamedTuple):
-    """The rate limit of one connection."""
+    """The rate limits of one connection, in frames and in bytes."""
 
     per_s: float = FLOOD_PER_S
     burst: float = FLOOD_BURST
+    bytes_per_s: float = BYTES_PER_S
+    bytes_burst: float = BYTES_BURST
+
+
+class Passed(NamedTuple):
+    """What a connection may send at present."""
+
+    frames: Bucket
+    bytes: Bucket
+
+    def takes(self, now_s: float, size: int) -> bool:
+        """Return whether one more frame of so many bytes may pass now."""
+        return self.frames.takes(now_s) and self.bytes.takes(now_s, size)
 
 
 USUAL = Limits()
@@ -45,7 +60,7 @@ class Ingress:
     def __init__(self, socket: zmq.Socket[bytes], keys: RunKeys, refusals: Refusals, limits: Limits) -> None:
         self._socket, self._refusals, self._limits = socket, refusals, limits
         self._roles = keys.roles() if keys.curve else None
-        self._buckets: dict[bytes, Bucket] = {}
+        self._buckets: dict[bytes, Passed] = {}
         self._swept_s = 0.0
         self._rejected = RejectedConnections(socket)
 
@@ -80,7 +95,7 @@ class Ingress:
             self._refusals.add(kind)
         if now_s - self._swept_s > MAX_IDLE_S:
             self._swept_s = now_s
-            self._buckets = {r: b for r, b in self._buckets.items() if now_s - b.seen_s <= MAX_IDLE_S}
+            self._buckets = {r: b for r, b in self._buckets.items() if now_s - b.frames.seen_s <= MAX_IDLE_S}
 
     def knows(self, route: bytes) -> bool:
         """Return whether this connection has been heard lately."""
@@ -88,10 +103,12 @@ class Ingress:
 
     def _open(self, route: bytes, frame: zmq.Frame | None, now_s: float) -> Message | Kind:
         # The rate limit comes before decoding, which is the work that a flood would make.
-        bucket = self._buckets.get(route)
-        if bucket is None:
-            bucket = self._buckets[route] = Bucket(*self._limits, seen_s=now_s)
-        if not bucket.takes(now_s):
+        passed = self._buckets.get(route)
+        if passed is None:
+            per_s, burst, bytes_per_s, bytes_burst = self._limits
+            passed = Passed(Bucket(per_s, burst, seen_s=now_s), Bucket(bytes_per_s, bytes_burst, seen_s=now_s))
+            self._buckets[route] = passed
+        if not passed.takes(now_s, 0 if frame is None else len(frame)):
             return Kind.FLOOD
         if frame is None:
             return Kind.MALFORMED
