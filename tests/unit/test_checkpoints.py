@@ -322,6 +322,14 @@ def test_a_shorter_run_says_what_of_the_earlier_one_lies_beyond_its_end():
         fitted(resumed, None, 10)
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_resume_is_not_the_folder_that_one_stands_in(tmp_path, monkeypatch, empty):
+    """A shell's variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="resume= is empty: write resume=last"):
+        resume(empty, [])
+
+
 def test_a_mistyped_last_is_answered_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="resume: no such run directory: lst; did you mean last"):

@@ -13,7 +13,7 @@ from tsugi_cli.finetune.activations import logit_bytes, shape_of, token_bytes
 from tsugi_cli.finetune.lora import add_pool
 from tsugi_cli.finetune.model import load, local_folder
 from tsugi_cli.launch.estimate import CODED_BITS, activations, estimate, measured, pool_bytes, shapes, sizes_of, tax
-from tsugi_cli.launch.lora_sizes import base_bytes
+from tsugi_cli.launch.lora_sizes import base_bytes, without_module
 from tsugi_kpool.core.settings import Payload
 from tsugi_kpool.engine.wire import coded_bytes
 
@@ -155,3 +155,27 @@ def test_files_that_are_no_model_say_nothing(tmp_path):
 @pytest.mark.parametrize("payload", Payload)
 def test_a_payload_has_the_size_that_goes_over_the_wire(payload):
     assert CODED_BITS[payload] / 8 * (1 << 20) == coded_bytes(1 << 20, payload)
+
+
+@pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        ("[q_proj,v_porj]", "no module in the model's files is called v_porj; did you mean v_proj?"),
+        ("[wholly_else]", "no module in the model's files is called wholly_else; there are "),
+        ("(q|v)_.*", "no module in the model's files matches the pattern '(q|v)_.*'"),
+        ("[]", "lora.target_modules is empty"),
+        ("", "lora.target_modules is empty"),
+    ],
+)
+def test_a_target_module_that_the_model_has_not_is_noted_before_anything_starts(modules, said):
+    """PEFT trains without it and says nothing, or fails in every worker after the data have been prepared."""
+    spec = compose(["model=tiny", f"lora.target_modules={modules}"])
+    (note,) = without_module(shapes(local_folder(spec.model)), spec.lora)
+    assert said in note
+
+
+@pytest.mark.parametrize("modules", ["all-linear", "[q_proj,lm_head]", "[layers.0.self_attn.q_proj]", ".*q_proj"])
+def test_nothing_is_noted_of_target_modules_that_are_there_or_cannot_be_known(modules):
+    spec = compose(["model=tiny", f"lora.target_modules={modules}"])
+    assert without_module(shapes(local_folder(spec.model)), spec.lora) == []
+    assert without_module({}, spec.lora) == []

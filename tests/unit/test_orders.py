@@ -26,7 +26,7 @@ from tsugi_kpool.core.messages import (
     encode,
 )
 from tsugi_kpool.core.replica.orders import NO_LIMITS, Limits, impossible
-from tsugi_kpool.errors import ExitCode, LaunchError, TsugiError
+from tsugi_kpool.errors import ConfigError, DataError, ExitCode, LaunchError, MachineError, TsugiError
 from tsugi_kpool.sideband.incoming import MOST_WORDS
 from tsugi_kpool.sideband.keys import RunKeys
 from tsugi_kpool.sideband.link import Identity, Link
@@ -158,6 +158,15 @@ def test_a_refusal_is_one_line_however_long_the_hub_makes_it(how):
     assert "no way no" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < MOST_WORDS + 100
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, MachineError])
+def test_what_the_user_can_mend_is_told_without_a_traceback(kind):
+    text = f'  File "story.py", line 67, in finetune\n{kind.__module__}.{kind.__name__}: lora: modules not found'
+    error = failure_of(Failure(1, 1, text, Path("log")), None)
+    assert str(error) == "replica 1 failed: lora: modules not found (log: log)"
+    assert error is not None
+    assert error.exit_code == kind.exit_code
 
 
 def test_what_has_ended_a_replica_from_outside_is_told_without_a_traceback():

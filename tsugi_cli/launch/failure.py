@@ -18,6 +18,8 @@ NOT_ITS_OWN = frozenset({"CollectiveError", "FencedError", "QuarantinedError", "
 """Errors that another caused: its other worker has gone, or the fleet went on without it. The others train on."""
 FROM_OUTSIDE = frozenset({"LaunchError", "FencedError", "QuarantinedError", "SidebandError"})
 """Errors whose one line says what ended a replica; their tracebacks help nobody."""
+OF_THE_USER = frozenset({"ConfigError", "DataError", "MachineError"})
+"""Errors that say what the user can mend; their tracebacks are in the log."""
 _KILLED = re.compile(r"exitcode\s*: -(\d+)")
 """Pattern in torchrun's own report of its workers."""
 
@@ -128,6 +130,8 @@ def failure_of(failure: Failure | None, reason: str | None) -> TsugiError | None
 def _text_of(failure: Failure) -> str:
     if failure.kind in FROM_OUTSIDE:
         return f"{failure.who} has ended: {failure.reason.partition(': ')[2]} (log: {failure.log})"
+    if failure.kind in OF_THE_USER:
+        return f"{failure.who} failed: {failure.reason.partition(': ')[2]} (log: {failure.log})"
     return f"{failure.who} failed:\n{failure.text}\nlog: {failure.log}"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
+from tsugi_cli.config.schema import did_you_mean
 from tsugi_cli.config.spec import Lora, Model, RunSpec
 
 Shape = tuple[int, ...]
@@ -14,6 +15,8 @@ QUANTISED_BITS = {"4bit": 4 + 8 / 64 + 32 / (64 * 256), "8bit": 8.0}
 """Of a number in a linear layer. nf4 has a byte of scale for 64 numbers and a scale of fp32 for 256 of these."""
 ROW_SCALE_BITS = 32
 """With 8bit each row of a matrix has a scale."""
+TIED = frozenset({"lm_head"})
+"""A head that is the embedding once more is a module, and not in the files."""
 HALF_BY_ITSELF = ("cuda", "xpu")
 """Devices where `model.dtype=auto` is one of 16 bits."""
 
@@ -44,6 +47,32 @@ def is_target(name: str, shape: Shape, lora: Lora) -> bool:
     if lora.target_modules == "all-linear":
         return _hidden(module)
     return _named(module, lora.target_modules) and _in_layers(module, lora.layers)
+
+
+def without_module(names: Iterable[str], lora: Lora) -> list[str]:
+    """Notes about names in `lora.target_modules` that no module in the files has: PEFT leaves them out unsaid.
+
+    Args:
+        names: Of every tensor in the model's files; nothing is noted when there are none.
+        lora: What PEFT puts on the model.
+    """
+    targets = lora.target_modules
+    modules = {name.rpartition(".")[0] for name in names}
+    if not modules or targets == "all-linear" or lora.target_parameters:
+        return []
+    wanted: list[str | list[str]] = [targets] if isinstance(targets, str) else [[each] for each in targets] or [[]]
+    unmatched = [each for each in wanted if not any(_named(module, each) for module in modules | TIED)]
+    return [_unmatched(each, modules) for each in unmatched]
+
+
+def _unmatched(wanted: str | list[str], modules: Iterable[str]) -> str:
+    if not wanted:
+        return "lora.target_modules is empty: there is nothing to train; all-linear takes every linear module"
+    if isinstance(wanted, str):
+        return f"lora.target_modules: no module in the model's files matches the pattern {wanted!r}"
+    known = sorted({module.rpartition(".")[2] for module in modules} - {""})
+    told = f"lora.target_modules: no module in the model's files is called {wanted[0]}"
+    return f"{told}{did_you_mean(wanted[0], known) or '; there are ' + ', '.join(known)}"
 
 
 def _linear(name: str, shape: Shape) -> str | None:

@@ -15,6 +15,7 @@ from tsugi_cli.data import report
 from tsugi_cli.data.facts import Facts
 from tsugi_cli.finetune.data import total_samples
 from tsugi_cli.finetune.functions import import_function
+from tsugi_cli.finetune.model import local_folder
 from tsugi_cli.finetune.ready import checked, known
 from tsugi_cli.hosts.meeting import Meeting
 from tsugi_cli.record.atomic import write_atomically, write_json
@@ -22,7 +23,9 @@ from tsugi_cli.record.resumed import Resumed, resumed_of
 from tsugi_cli.record.run_dir import RunPaths, create
 from tsugi_kpool.about import about
 
+from .estimate import shapes
 from .limits import open_enough
+from .lora_sizes import without_module
 from .named import check_function
 from .others import check_machines, meeting_of
 from .plan import Plan, make_plan
@@ -168,6 +171,8 @@ class RunRequest:
         spec = self.spec
         most = spec.topology.replicas + spec.topology.spare
         found = [*spec.kpool.notes(), *trailing(spec.train.optimizer, spec.kpool.mode, most), *idle.notes(spec)]
+        folder = local_folder(spec.model)
+        found += [] if folder is None else without_module(shapes(folder), spec.lora)
         return [f"note: {note}" for note in found]
 
     def notes(self) -> list[str]:

@@ -130,6 +130,10 @@ def _place(text: str, overrides: Sequence[str]) -> tuple[RunPaths, str | None]:
         if paths is None or not paths.root.exists():
             raise ConfigError(["resume=last: there is no run here; name its directory, resume=runs/..."])
         return paths, None
+    if not text.strip():
+        raise ConfigError(
+            ["resume= is empty: write resume=last for the newest run here, or its directory, resume=runs/..."]
+        )
     if not files.is_dir(text):
         said = files.no_such(text, "run directory")
         raise ConfigError([f"resume: {said}{'' if 'did you mean' in said else did_you_mean(text, [LAST])}"])
