@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.support import await_true
 from tsugi_kpool.core.messages import Generation, Unreached
 from tsugi_kpool.core.replica import reach
 from tsugi_kpool.engine import reaching
-from tsugi_kpool.engine.group_sockets import Sockets
+from tsugi_kpool.engine.group_sockets import Sockets, mark, option_of
 from tsugi_kpool.engine.reaching import Reaching, dialled
 
 pytestmark = pytest.mark.timeout(200)
@@ -146,3 +147,24 @@ def test_a_hello_for_somebody_else_or_another_generation_is_not_answered() -> No
     assert reach.answer(KEY, 4, 1, said) is None
     assert reach.answer(KEY, 3, 2, said) is None
     assert reach.answer(b"another", 3, 1, said) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [({"TCP_KEEPIDLE": 4, "TCP_KEEPALIVE": 9}, 4), ({"TCP_KEEPALIVE": 16}, 16), ({}, None)],
+)
+def test_the_mark_has_another_name_on_macos(names: dict[str, int], found: int | None) -> None:
+    assert option_of(SimpleNamespace(**names)) == found
+
+
+def test_a_marked_socket_and_what_it_accepts_are_not_the_groups_here() -> None:
+    sockets = Sockets()
+    with socket.socket() as listening, socket.socket() as dialling:
+        for each in (listening, dialling):
+            mark(each)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        dialling.connect(listening.getsockname())
+        with listening.accept()[0]:
+            sockets.keep_new()
+            assert sockets.connections() is None

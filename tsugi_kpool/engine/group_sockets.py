@@ -19,8 +19,10 @@ Known = dict[int, int]
 """File descriptor -> inode: the number alone may mean another file later."""
 End = tuple[str, int]
 """Address and port."""
+KEEP_IDLE = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
+"""What a socket's seconds before the first keep-alive are called: on Linux and Windows, and on macOS."""
 MARK_S = 4243
-"""`TCP_KEEPIDLE` of sockets that are no group's: what a marked socket accepts has it, too, from its first moment on,
+"""`KEEP_IDLE` of sockets that are no group's: what a marked socket accepts has it, too, from its first moment on,
 and nobody else chooses this value. Keep-alive itself stays off."""
 TCP_INFO_BYTES, RECEIVED_AT = 192, 128
 """Part of Linux's struct tcp_info that is read, and the offset of tcpi_bytes_received in it."""
@@ -77,7 +79,12 @@ def mark(one: socket.socket) -> None:
             one.setsockopt(socket.IPPROTO_TCP, _MARK, MARK_S)
 
 
-_MARK = getattr(socket, "TCP_KEEPIDLE", None)
+def option_of(names: object) -> int | None:
+    """Return the option that bears the mark, by what the module `socket` names; macOS has another name for it."""
+    return next((found for name in KEEP_IDLE if (found := getattr(names, name, None)) is not None), None)
+
+
+_MARK = option_of(socket)
 
 
 def _may_be_a_groups(fd: int) -> bool:
