@@ -226,7 +226,6 @@ def _order(item: tuple[tuple[int, str, float], Any]) -> tuple[int, int, float]:
 
 TABLES: dict[str, tuple[str, Callable[[Record], Rows]]] = {
     "goals_now": ("goals", goals),
-    "goals_smollm2": ("goals_smollm2", goals),
     "goals_docstrings": ("goals_smollm2_docstrings", goals),
     "shares": ("shares", shares),
     "goals_bytes": ("int2", lambda record: tries(record, every=False)),
