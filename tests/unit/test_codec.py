@@ -152,9 +152,18 @@ def test_every_step_counts_alike_whoever_has_taken_it():
     assert shares(_headers([[20]], [[2]]), members=4).tolist() == [[0.25]], "the other parts have not come"
 
 
-def test_smaller_micro_batches_count_less_and_no_part_more_than_whole():
+def test_smaller_micro_batches_count_less():
     assert shares(_headers([[40], [10]], [[1], [1]])).tolist() == [[np.float32(0.8)], [np.float32(0.2)]]
-    assert shares(_headers([[1000], [7]], [[1], [70]])).max() == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**50), st.integers(1, 2**50)), min_size=1, max_size=9))
+@example([(20, 1), (20, 1), (1, 2**50)])
+@example([(1000, 1), (7, 70)])
+def test_whatever_somebody_says_of_its_steps_a_round_is_no_longer_than_a_mean(members):
+    tokens, steps = (np.array(each)[:, None] for each in zip(*members, strict=True))
+    found = shares(_headers(tokens, steps))
+    assert found.min() >= 0.0
+    assert float(found.sum(dtype=np.float64)) <= 1.0 + 1e-6
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,7 +63,8 @@ def shares(headers: Header, members: int | None = None) -> Floats:
     Of S steps on T tokens in all, a part of s steps on t tokens is multiplied with (t / s) / (T / S) / R: normalised
     averaging (FedNova, Wang et al. 2020, https://arxiv.org/abs/2007.07481, section 4) whose effective number of steps
     is the members' mean. Multiplied with its share of the tokens, t / T, it would count twice for being longer: its
-    steps are a sum already. Both are equal where all have taken as many steps. At most 1: no part is made larger.
+    steps are a sum already. Both are equal where all have taken as many steps. The shares of an adapter are at most 1
+    together: whatever somebody says of its steps, a round moves no further than a mean of its parts.
 
     Args:
         headers: [members, ROWS, K], of those whose parts have come.
@@ -70,8 +72,10 @@ def shares(headers: Header, members: int | None = None) -> Floats:
     """
     tokens, steps = headers[:, TOKENS], headers[:, STEPS]
     all_tokens, all_steps = (np.maximum(each.sum(axis=0), 1.0) for each in (tokens, steps))
-    a_step = tokens / np.maximum(steps, 1.0)
-    return np.asarray(np.minimum(a_step * (all_steps / all_tokens) / (members or len(headers)), 1.0), np.float32)
+    found = tokens / np.maximum(steps, 1.0) * (all_steps / all_tokens) / (members or len(headers))
+    # fsum: the same bits in whatever order a machine adds.
+    most = [max(math.fsum(each), 1.0) for each in found.T]
+    return np.asarray(found / most, np.float32)
 
 
 def agreed_lr(headers: Header) -> float:

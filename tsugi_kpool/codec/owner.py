@@ -75,7 +75,7 @@ def mean_of(
 
     Args:
         parts: Each member's codes of [K, S] numbers, all of them finite, in the order of the members.
-        shares: [members, K] fp32: each member's share of the adapter's tokens.
+        shares: [members, K] fp32: what each part is multiplied with (`header.shares`).
         rest: [K, S] fp32: what earlier means have lost. Not written to.
         payload: The code, of the parts and of the mean.
         keep: Add and keep residuals; else what coding loses is forgotten.

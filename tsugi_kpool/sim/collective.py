@@ -48,7 +48,7 @@ def outcome_of(fire: Fire, parts: Sequence[Contribution], payload_bytes: int, se
 def mean(parts: Sequence[Contribution], place: int) -> int:
     """Return the mean change of one adapter, in which every step counts alike (codec.header.shares), rounded down.
 
-    No part is cut to its whole here: steps have about as many tokens as each other.
+    Shares are not held to 1 together here: steps have about as many tokens as each other.
     """
     all_tokens, all_steps, changes = 0, 0, Counter[int]()
     for part in parts:
